@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The driver: from the first job to the last.
+
+It takes jobs whose parents have succeeded, hands them to the backend, writes
+down what became of them, and decides what follows. All it knows is in the
+`RunState`; all it does is in the journal before it is in the state.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import queue
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ..journal import Journal
+from ..liveness import HEARTBEAT_SECONDS, Holder, RunLock
+from ..paths import SubmitPaths
+from ..state import JobState, RunState
+from .backend import Backend
+from .retry import decide
+from .tasks import Task
+
+__all__ = ["Driver", "Listener"]
+
+_LOG = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+"""Time between two looks at requests from outside."""
+
+GRACE_SECONDS = 10.0
+"""Time that jobs have to end after a SIGTERM."""
+
+
+class Listener(Protocol):
+    """Shows the progress of a run."""
+
+    def update(self, state: RunState) -> None:
+        """Look at the state; called often."""
+
+
+class Maker(Protocol):
+    """Makes tasks; see `~lsst.ctrl.bps.parsl.driver.tasks.TaskMaker`."""
+
+    def make(self, index: int, attempt: int, memory: int | None) -> Task:
+        """Make a task."""
+
+
+class Driver:
+    """Drives one run.
+
+    Parameters
+    ----------
+    state : `RunState`
+        State of the run; it is changed.
+    journal : `Journal`
+        Where events are written.
+    backend : `Backend`
+        Where tasks go.
+    maker : `Maker`
+        Makes tasks of jobs.
+    paths : `SubmitPaths`
+        Where things are.
+    lock : `RunLock`, optional
+        The lock of the run, for the signs of life.
+    retries : `int`, optional
+        The site's number of retries, in place of the jobs'.
+    clock : `~collections.abc.Callable`, optional
+        Time in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        journal: Journal,
+        backend: Backend,
+        maker: Maker,
+        paths: SubmitPaths,
+        *,
+        lock: RunLock | None = None,
+        retries: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.state = state
+        self._journal = journal
+        self._backend = backend
+        self._maker = maker
+        self._paths = paths
+        self._lock = lock
+        self._listener: Listener | None = None
+        self._retries = retries
+        self._clock = clock
+        self._results: queue.SimpleQueue[tuple[Task, dict[str, Any]] | None] = queue.SimpleQueue()
+        self._ready: list[tuple[int, int]] = []
+        self._in_flight = 0
+        self._stop: str | None = None
+        self._synced = self._looked = time.monotonic()
+
+    def listen(self, listener: Listener) -> None:
+        """Show the progress to somebody.
+
+        Parameters
+        ----------
+        listener : `Listener`
+            Who is told.
+        """
+        self._listener = listener
+
+    def stop(self, why: str) -> None:
+        """Ask the driver to end its jobs and itself; from any thread.
+
+        Parameters
+        ----------
+        why : `str`
+            The reason, for the journal.
+        """
+        if self._stop is not None:
+            # Asked twice: no more time for the jobs.
+            self._backend.kill(0.0)
+        self._stop = why
+        self._results.put(None)
+
+    def run(self) -> RunState:
+        """Drive the run until it is done or stopped.
+
+        Returns
+        -------
+        state : `RunState`
+            How it ended: ``finished`` or ``stopped`` is set.
+
+        Raises
+        ------
+        StorageError
+            Raised if the journal cannot be written. The jobs have been ended
+            then, and the run can be resumed.
+        """
+        try:
+            self._begin()
+            self._backend.start(self._completed)
+            try:
+                self._loop()
+            except BaseException:
+                self._end_jobs(1.0, record=False)
+                raise
+            finally:
+                self._backend.close()
+        finally:
+            self._journal.close()
+            if self._listener is not None:
+                self._listener.update(self.state)
+        return self.state
+
+    # The loop.
+
+    def _begin(self) -> None:
+        state = self.state
+        # What nodes saw succeed and the last driver did not hear of; then it
+        # is written down by one that lives.
+        recovered = [[job, None, None, 0, 0.0] for job in state.recovered]
+        if recovered:
+            self._record({"e": "ok", "j": recovered})
+        me = Holder.this_process()
+        self._record({"e": "session", "n": state.sessions + 1, "host": me.host, "pid": me.pid})
+        with suppress(FileNotFoundError):
+            self._paths.cancel_request.unlink()
+
+    def _loop(self) -> None:
+        while self._stop is None:
+            if self.state.is_done:
+                self._record({"e": "finish", "state": self.state.outcome().name})
+                self._journal.sync()
+                return
+            self._hand_out()
+            self._take_results()
+            self._look_around()
+        self._end_jobs(GRACE_SECONDS)
+        self._record({"e": "stop", "why": self._stop})
+        self._journal.sync()
+
+    def _hand_out(self) -> None:
+        """Give the backend what is ready, the most urgent first."""
+        state = self.state
+        for job in state.take_ready():
+            fields = state.plan.template(job).fields or {}
+            heapq.heappush(self._ready, (-int(fields.get("priority") or 0), job))
+        tasks: list[Task] = []
+        while self._ready and self._in_flight + len(tasks) < self._backend.window:
+            _, job = heapq.heappop(self._ready)
+            if state.states[job] == JobState.READY:
+                tasks.append(self._maker.make(job, state.attempts[job] + 1, state.memory.get(job)))
+        if tasks:
+            self._record({"e": "pending", "j": [task.job for task in tasks]})
+            self._in_flight += len(tasks)
+            for task in tasks:
+                self._backend.submit(task)
+
+    def _completed(self, task: Task, result: dict[str, Any]) -> None:
+        """Note a result; called by the backend in any thread."""
+        self._results.put((task, result))
+
+    def _take_results(self, timeout: float = TICK_SECONDS) -> None:
+        """Wait for a result, then write down all that are there."""
+        results = []
+        with suppress(queue.Empty):
+            results.append(self._results.get(timeout=timeout))
+            while len(results) < 1000:
+                results.append(self._results.get_nowait())
+        succeeded = []
+        for item in results:
+            if item is None:
+                continue
+            self._in_flight -= 1
+            task, result = item
+            if result.get("exit") == 0:
+                measured = (result[key] for key in ("start", "end", "memory", "cpu"))
+                succeeded.append([task.job, *measured])
+            elif self._stop is None:
+                self._failed(task, result)
+        if succeeded:
+            self._record({"e": "ok", "j": succeeded})
+
+    def _failed(self, task: Task, result: dict[str, Any]) -> None:
+        state, job = self.state, task.job
+        if state.states[job] >= JobState.SUCCEEDED:
+            return  # It was ended because the run was cancelled.
+        fields = state.plan.template(job).fields or {}
+        decision = decide(
+            fields,
+            result,
+            failures=state.failures.get(job, 0),
+            losses=state.losses.get(job, 0),
+            memory=state.memory.get(job, fields.get("request_memory")),
+            retries=self._retries,
+        )
+        code = int(result.get("exit", 1))
+        event = {"e": "fail", "j": job, "exit": code, "why": decision.why, "retry": decision.retry}
+        event["charged"] = decision.charged
+        event["lost"] = "lost" in result
+        if decision.memory:
+            event["memory"] = decision.memory
+        self._record(event)
+        level = logging.WARNING if decision.retry else logging.ERROR
+        follows = "it will be run again" if decision.retry else f"its output: {task.spec['stderr']}"
+        _LOG.log(level, "Job %s: %s; %s", state.plan.job(job).name, decision.why, follows)
+
+    def _look_around(self) -> None:
+        """Do what is due from time to time."""
+        if self._listener is not None:
+            self._listener.update(self.state)
+        now = time.monotonic()
+        if now - self._looked < TICK_SECONDS:
+            return
+        self._looked = now
+        if self._lock is not None:
+            self._lock.beat()
+        if now - self._synced >= HEARTBEAT_SECONDS:
+            self._synced = now
+            self._journal.sync()
+        if not self.state.cancelled and self._paths.cancel_request.exists():
+            _LOG.info("The run is being cancelled.")
+            self._record({"e": "cancel"})
+            self._backend.kill(GRACE_SECONDS)
+
+    def _end_jobs(self, grace: float, *, record: bool = True) -> None:
+        """End the jobs that run, and wait until they have ended."""
+        self._backend.kill(grace)
+        deadline = time.monotonic() + grace + 5.0
+        while self._in_flight and time.monotonic() < deadline:
+            if record:
+                self._take_results()
+            else:
+                with suppress(queue.Empty):
+                    if self._results.get(timeout=TICK_SECONDS) is not None:
+                        self._in_flight -= 1
+
+    def _record(self, event: dict[str, Any]) -> None:
+        """Write an event down, then let it happen."""
+        event = {"e": event.pop("e"), "t": round(self._clock(), 3), **event}
+        self._journal.append(event)
+        self.state.apply(event)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The environment of jobs: what travels with them and what must not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import DamagedFileError
+from .files import PRIVATE, storage_errors, write_atomic
+
+__all__ = ["capture_environment", "export_environment", "read_environment", "travels"]
+
+_LOG = logging.getLogger(__name__)
+
+LOCAL_NAMES = (
+    "DISPLAY",
+    "XAUTHORITY",
+    "WAYLAND_DISPLAY",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "KRB5CCNAME",
+    "HOSTNAME",
+    "TMPDIR",
+    "TMP",
+    "TEMP",
+    "TERM",
+    "TERMCAP",
+    "COLUMNS",
+    "LINES",
+    "TMUX",
+    "TMUX_PANE",
+    "STY",
+    "WINDOW",
+    "SHLVL",
+    "PWD",
+    "OLDPWD",
+    "_",
+)
+"""Variables that describe one session on one machine; they do not travel."""
+
+LOCAL_PREFIXES = (
+    "SSH_",
+    "XDG_",
+    "SLURM_",
+    "SLURMD_",
+    "SBATCH_",
+    "SRUN_",
+    "SALLOC_",
+    "PBS_",
+    "LSB_",
+    "LSF_",
+    "SGE_",
+    "OAR_",
+    "COBALT_",
+    "PMI_",
+    "PMIX_",
+    "OMPI_",
+    "CUDA_VISIBLE_",
+)
+"""Beginnings of such names: the login session's and the batch system's."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_FUNCTION = re.compile(r"BASH_FUNC_(.+)%%\Z")
+_FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:+-]*\Z")
+_FORMAT = 1
+
+
+def travels(name: str) -> bool:
+    """Tell whether a variable may go to another machine or session.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of an environment variable.
+
+    Returns
+    -------
+    travels : `bool`
+        `False` for the names in ``LOCAL_NAMES`` and those that begin with
+        one of ``LOCAL_PREFIXES``.
+    """
+    return name not in LOCAL_NAMES and not name.startswith(LOCAL_PREFIXES)
+
+
+def capture_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that travel.
+
+    Parameters
+    ----------
+    environ : `~collections.abc.Mapping` [`str`, `str`], optional
+        Environment to look at; this process's by default.
+
+    Returns
+    -------
+    environment : `dict` [`str`, `str`]
+        The variables, exported bash functions among them.
+    """
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if travels(name)}
+
+
+def export_environment(environ: Mapping[str, str] | None = None) -> str:
+    """Write the environment as bash commands.
+
+    Parameters
+    ----------
+    environ : `~collections.abc.Mapping` [`str`, `str`], optional
+        Environment to write; this process's by default.
+
+    Returns
+    -------
+    commands : `str`
+        One ``export`` a variable, every value quoted; and for each function
+        that bash exported (``BASH_FUNC_name%%`` since its 2014 releases) its
+        definition and an ``export -f``. Names that must not travel are left
+        out, and so are names that bash cannot have.
+    """
+    lines = []
+    for name, value in sorted(capture_environment(environ).items()):
+        if _NAME.match(name):
+            lines.append(f"export {name}={shlex.quote(value)}")
+        elif (match := _FUNCTION.match(name)) and _FUNCTION_NAME.match(match.group(1)):
+            function = match.group(1)
+            # An exported function's value is "() {  ...}": its definition
+            # without its name.
+            if value.startswith("()"):
+                lines.append(f"{function} {value}\nexport -f {function}")
+    return "\n".join(lines)
+
+
+def write_environment(path: Path, environment: Mapping[str, str], prefix: str = "") -> None:
+    """Write what jobs get into a file that only its owner can read.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file.
+    environment : `~collections.abc.Mapping` [`str`, `str`]
+        The variables.
+    prefix : `str`, optional
+        Bash commands to run before each command.
+    """
+    content = {"format": _FORMAT, "environment": dict(environment), "prefix": prefix}
+    with storage_errors(path, "write the environment of the jobs"), write_atomic(path, PRIVATE) as stream:
+        stream.write(json.dumps(content, indent=1).encode("utf-8", "surrogateescape"))
+
+
+def read_environment(path: Path) -> tuple[dict[str, str], str]:
+    """Read what `write_environment` wrote.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file.
+
+    Returns
+    -------
+    environment : `dict` [`str`, `str`]
+        The variables.
+    prefix : `str`
+        Bash commands to run before each command.
+
+    Raises
+    ------
+    DamagedFileError
+        Raised if the file is not what was written.
+    StorageError
+        Raised if it cannot be read.
+    """
+    with storage_errors(path, "read the environment of the jobs"):
+        raw = path.read_bytes()
+    try:
+        content = json.loads(raw.decode("utf-8", "surrogateescape"))
+        if content["format"] != _FORMAT:
+            raise DamagedFileError(
+                f"{path} has format {content['format']!r}; this version of lsst-ctrl-bps-parsl reads "
+                f"format {_FORMAT}. Use the version that prepared the run."
+            )
+        return dict(content["environment"]), str(content["prefix"])
+    except (ValueError, TypeError, KeyError) as exc:
+        raise DamagedFileError(
+            f"{path} is damaged ({exc}). The run cannot be resumed; submit it again."
+        ) from exc
+
+
+def set_command_directories() -> None:
+    """Set the variables that BPS's default commands need, where unset.
+
+    Notes
+    -----
+    BPS calls ``${CTRL_MPEXEC_DIR}/bin/pipetask`` and
+    ``${DAF_BUTLER_DIR}/bin/butler``. EUPS sets both variables, pip sets
+    neither: there the commands are on the PATH, or beside the interpreter.
+    """
+    search_path = os.pathsep.join([os.environ.get("PATH", os.defpath), os.path.join(sys.prefix, "bin")])
+    filled = []
+    for variable, command in (("CTRL_MPEXEC_DIR", "pipetask"), ("DAF_BUTLER_DIR", "butler")):
+        if os.environ.get(variable):
+            continue
+        found = shutil.which(command, path=search_path)
+        if found and os.path.basename(os.path.dirname(found)) == "bin":
+            os.environ[variable] = os.path.dirname(os.path.dirname(os.path.abspath(found)))
+            filled.append(f"{variable}={os.environ[variable]}")
+    if filled:
+        _LOG.info("Not set, and taken from the installed commands: %s", ", ".join(filled))

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Everything that this package raises at a user.
+
+::
+
+    click.ClickException
+    └── ParslBpsError              base: a sentence, and an exit status
+        ├── ConfigurationError     the YAML is wrong (all complaints at once)
+        ├── WorkflowError          the workflow cannot be run as it is
+        ├── RunNotFoundError       no run, or several, of that id
+        ├── RunStateError          the run is not in a state that allows it
+        ├── RunHeldError           another driver has the run
+        ├── DamagedFileError       a file of ours cannot be trusted
+        ├── StorageError           a file cannot be read or written
+        └── RunEndedError          the run ended without success
+            ├── RunFailedError     jobs failed for good
+            ├── RunCancelledError  somebody cancelled it
+            └── RunInterruptedError  a signal stopped the driver
+
+``bps`` prints a `click.ClickException` as one sentence without a traceback
+and exits with its ``exit_code``; from Python they are ordinary exceptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+__all__ = [
+    "ConfigurationError",
+    "DamagedFileError",
+    "ParslBpsError",
+    "RunCancelledError",
+    "RunEndedError",
+    "RunFailedError",
+    "RunHeldError",
+    "RunInterruptedError",
+    "RunNotFoundError",
+    "RunStateError",
+    "StorageError",
+    "WorkflowError",
+]
+
+
+class ParslBpsError(click.ClickException):
+    """Base class: what is wrong, where, and what to type next.
+
+    Parameters
+    ----------
+    message : `str`
+        The sentence for the user.
+    """
+
+    exit_code = 1
+
+    def __reduce__(self) -> tuple[type[ParslBpsError], tuple[str]]:
+        return type(self), (self.message,)
+
+
+class ConfigurationError(ParslBpsError):
+    """The configuration is wrong.
+
+    Parameters
+    ----------
+    complaints : `~collections.abc.Sequence` [`str`]
+        One sentence for each thing that is wrong.
+    """
+
+    def __init__(self, complaints: Sequence[str] | str) -> None:
+        self.complaints = [complaints] if isinstance(complaints, str) else list(complaints)
+        if len(self.complaints) == 1:
+            message = self.complaints[0]
+        else:
+            lines = [f"{len(self.complaints)} problems in the configuration:"]
+            message = "\n  - ".join(lines + self.complaints)
+        super().__init__(message)
+
+
+class WorkflowError(ParslBpsError):
+    """The workflow cannot be run as it is."""
+
+
+class RunNotFoundError(ParslBpsError):
+    """No run matches the id that was given, or more than one does."""
+
+
+class RunStateError(ParslBpsError):
+    """The run is in a state that does not allow what was asked."""
+
+
+class RunHeldError(ParslBpsError):
+    """Another driver has the run."""
+
+
+class DamagedFileError(ParslBpsError):
+    """A file of ours is damaged, or of a format that we do not know."""
+
+
+class StorageError(ParslBpsError):
+    """A file cannot be read or written."""
+
+
+class RunEndedError(ParslBpsError):
+    """The run ended without success."""
+
+
+class RunFailedError(RunEndedError):
+    """Jobs of the run failed for good."""
+
+
+class RunCancelledError(RunEndedError):
+    """The run was cancelled while it was going."""
+
+
+class RunInterruptedError(RunEndedError):
+    """A signal stopped the driver; the run can be resumed."""
+
+    exit_code = 130

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Writing and reading files on machines that other people use too.
+
+Modes are given when a file is made, never afterwards, so that there is no
+moment in which others could write to it; symbolic links are not followed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from .errors import StorageError
+
+__all__ = ["PRIVATE", "PUBLIC", "make_directory", "open_append", "storage_errors", "write_atomic"]
+
+PUBLIC = 0o644
+"""Mode of a file that others may read."""
+
+PRIVATE = 0o600
+"""Mode of a file that holds an environment or a key."""
+
+
+@contextmanager
+def storage_errors(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
+    """Turn an `OSError` into a sentence that names the file.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The file or directory.
+    doing : `str`
+        What is being done, as in "write the plan".
+
+    Raises
+    ------
+    StorageError
+        Raised in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise StorageError(f"Cannot {doing}: {os.fspath(path)}: {reason}.") from exc
+
+
+def make_directory(path: str | os.PathLike[str], mode: int = 0o755) -> None:
+    """Make a directory, and those above it, that others cannot write to.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The directory; it may exist.
+    mode : `int`, optional
+        Permission bits of what is created.
+
+    Notes
+    -----
+    `os.makedirs` applies its mode to the last directory only.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent and parent != path:
+        make_directory(parent, mode)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+
+
+def open_append(path: str | os.PathLike[str], mode: int = PUBLIC) -> int:
+    """Open a file for appending, making it where it is missing.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The file.
+    mode : `int`, optional
+        Permission bits of a new file.
+
+    Returns
+    -------
+    fd : `int`
+        File descriptor; each write to it goes to the end of the file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(path, flags, mode)
+
+
+@contextmanager
+def write_atomic(path: str | os.PathLike[str], mode: int = PUBLIC) -> Iterator[IO[bytes]]:
+    """Write a file that appears whole or not at all.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The file; it is replaced where it exists.
+    mode : `int`, optional
+        Permission bits.
+
+    Yields
+    ------
+    stream : `~typing.IO` [`bytes`]
+        Where to write.
+    """
+    path = os.fspath(path)
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(temporary, flags, mode)
+    try:
+        with os.fdopen(fd, "wb", buffering=1 << 20) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A job as sites see it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
+
+from .command import Command, build_command, shell_line
+from .node.runner import expand
+from .paths import SubmitPaths
+from .plan import PlannedJob
+
+__all__ = ["ParslJob", "get_file_paths"]
+
+
+def get_file_paths(workflow: GenericWorkflow, name: str) -> dict[str, str]:
+    """Return the paths of a job's files.
+
+    Parameters
+    ----------
+    workflow : `lsst.ctrl.bps.GenericWorkflow`
+        Workflow that has the job.
+    name : `str`
+        Name of the job.
+
+    Returns
+    -------
+    paths : `dict` [`str`, `str`]
+        Paths of the input and output files by their logical names.
+    """
+    files = [
+        *workflow.get_job_inputs(name, data=True),
+        *workflow.get_job_outputs(name, data=True),
+    ]
+    return {file.name: str(file.src_uri) for file in files}
+
+
+class ParslJob:
+    """A job of the workflow, with what it takes to run it.
+
+    Parameters
+    ----------
+    generic : `lsst.ctrl.bps.GenericWorkflowJob`
+        The job as BPS describes it.
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+    file_paths : `dict` [`str`, `str`]
+        Paths of the job's files by their logical names.
+    log_stem : `str`, optional
+        Path of its log files without their suffix, where that is known; it
+        spares a search of the configuration.
+    """
+
+    def __init__(
+        self,
+        generic: GenericWorkflowJob,
+        config: BpsConfig,
+        file_paths: Mapping[str, str | None],
+        *,
+        log_stem: str | None = None,
+    ) -> None:
+        self.generic = generic
+        self.config = config
+        self.file_paths = dict(file_paths)
+        self.name: str = generic.name
+        self._given_log_stem = log_stem
+
+    def __repr__(self) -> str:
+        return f"ParslJob({self.name!r})"
+
+    @cached_property
+    def command(self) -> Command:
+        """The command with its values filled in (`Command`)."""
+        return job_command(self.generic, self.file_paths)
+
+    def get_command_line(self, allow_stage: bool = True) -> str:
+        """Return the command line as bash runs it.
+
+        Parameters
+        ----------
+        allow_stage : `bool`, optional
+            Kept for callers of the earlier plugin; files are read from where
+            they are.
+
+        Returns
+        -------
+        command : `str`
+            The command line; environment variables are still named in it.
+        """
+        return shell_line(self.command.line)
+
+    def evaluate_command_line(self, command: str) -> str:
+        """Put this process's environment and the job's files into a command.
+
+        Parameters
+        ----------
+        command : `str`
+            Command with ``{name}``, ``<FILE:name>`` and ``<ENV:name>``.
+
+        Returns
+        -------
+        command : `str`
+            The command without them.
+        """
+        files = {name: path for name, path in self.file_paths.items() if path}
+        line = build_command(command, self.generic.cmdvals or {}, files).line
+        return expand(line, dict(os.environ))
+
+    def get_resources(self) -> dict[str, Any]:
+        """Return what the job asks for, by the names of Work Queue.
+
+        Returns
+        -------
+        resources : `dict`
+            ``memory`` (MB), ``cores``, ``disk`` (MB), ``running_time_min``
+            (minutes), and ``priority`` where it is set.
+        """
+        generic = self.generic
+        resources: dict[str, Any] = {
+            "memory": int(generic.request_memory or 0),
+            "cores": int(generic.request_cpus or 1),
+            "disk": int(generic.request_disk or 0),
+            "running_time_min": int(generic.request_walltime or 0),
+        }
+        if generic.priority not in (None, ""):
+            resources["priority"] = int(generic.priority)
+        return resources
+
+    @cached_property
+    def _log_stem(self) -> str:
+        if self._given_log_stem is not None:
+            return self._given_log_stem
+        paths = SubmitPaths(self.config["submitPath"])
+        _, template = self.config.search("subDirTemplate", opt={"replaceVars": False, "default": ""})
+        generic = self.generic
+        return str(paths.log_stem(template, self.name, generic.label, generic.tags or {}))
+
+    @property
+    def stdout(self) -> str:
+        """Path of the file that gets the job's standard output."""
+        return f"{self._log_stem}.stdout"
+
+    @property
+    def stderr(self) -> str:
+        """Path of the file that gets the job's standard error."""
+        return f"{self._log_stem}.stderr"
+
+
+def job_command(generic: GenericWorkflowJob, file_paths: Mapping[str, str | None]) -> Command:
+    """Return the command of a job with its values filled in.
+
+    Parameters
+    ----------
+    generic : `lsst.ctrl.bps.GenericWorkflowJob`
+        The job.
+    file_paths : `~collections.abc.Mapping` [`str`, `str`]
+        Paths of the job's files by their logical names.
+
+    Returns
+    -------
+    command : `Command`
+        The command.
+
+    Raises
+    ------
+    KeyError
+        Raised if it names a file that the job does not have.
+    ValueError
+        Raised if it cannot be read.
+    """
+    executable = generic.executable
+    template = f"{executable.src_uri if executable else ''} {generic.arguments or ''}"
+    files = {name: path for name, path in file_paths.items() if path}
+    return build_command(template.strip(), generic.cmdvals or {}, files)
+
+
+def generic_job(planned: PlannedJob, memory: int | None = None) -> GenericWorkflowJob:
+    """Make BPS's description of a job from the plan.
+
+    Parameters
+    ----------
+    planned : `PlannedJob`
+        The job in the plan.
+    memory : `int`, optional
+        Memory request in MB, where it has grown.
+
+    Returns
+    -------
+    generic : `lsst.ctrl.bps.GenericWorkflowJob`
+        The job.
+    """
+    fields = {**(planned.template.fields or {}), **planned.fields}
+    executable = fields.pop("executable", None)
+    if executable is not None:
+        executable = GenericWorkflowExec(**executable)
+    generic = GenericWorkflowJob(planned.name, planned.template.label, executable=executable, **fields)
+    if memory is not None:
+        generic.request_memory = memory
+    return generic
+
+
+DEFAULTS = {
+    field.name: field.default_factory() if callable(field.default_factory) else field.default
+    for field in dataclasses.fields(GenericWorkflowJob)
+    if field.name not in ("name", "label")
+}
+"""Default of each field of ``GenericWorkflowJob``."""

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The journal: what happened, in lines that are only ever added.
+
+Each file has one writer. A driver adds to ``driver.jsonl``, one after the
+other under the run's lock; each node has a file of its own. A line that was
+cut short at the end of a file is skipped; any other damage is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import DamagedFileError, StorageError
+from .files import open_append, storage_errors
+from .node.runner import encode_line
+
+__all__ = ["Journal", "read_journal"]
+
+_FORMAT = 1
+
+
+class Journal:
+    """A journal open for writing.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file; made where it is missing.
+    run : `str`
+        Name of the run.
+    """
+
+    def __init__(self, path: Path, run: str) -> None:
+        self.path = path
+        with storage_errors(path, "open the journal"):
+            self._fd = open_append(path)
+            size = os.fstat(self._fd).st_size
+            if size == 0:
+                self.append({"format": _FORMAT, "kind": "driver", "run": run})
+            elif not _ends_whole(path, size):
+                # What a driver that was killed left of its last line.
+                os.write(self._fd, b"\n")
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Add an event.
+
+        Parameters
+        ----------
+        event : `dict`
+            The event.
+
+        Raises
+        ------
+        StorageError
+            Raised if it cannot be written whole.
+        """
+        line = encode_line(event)
+        with storage_errors(self.path, "write to the journal"):
+            written = os.write(self._fd, line)
+        if written != len(line):
+            raise StorageError(
+                f"Cannot write to the journal: {self.path}: no space left. Make space, then resume the run."
+            )
+
+    def sync(self) -> None:
+        """Have the system put what was added on the disk."""
+        with storage_errors(self.path, "write the journal to the disk"):
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def _ends_whole(path: Path, size: int) -> bool:
+    with open(path, "rb") as stream:
+        stream.seek(size - 1)
+        return stream.read(1) == b"\n"
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the events of a journal.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file; one that does not exist has no events.
+
+    Yields
+    ------
+    event : `dict`
+        An event, without its checksum; the header is checked and left out.
+
+    Raises
+    ------
+    DamagedFileError
+        Raised if a line other than an unfinished one is damaged, or if the
+        file has another format.
+    """
+    with storage_errors(path, "read the journal"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        with open(fd, "rb", buffering=1 << 20) as stream:
+            lines = enumerate(stream, 1)
+            for number, line in lines:
+                event = _decode(line)
+                if event is None:
+                    if not _is_torn(line, stream.peek(1)):
+                        raise DamagedFileError(
+                            f"{path} is damaged in line {number}. The run cannot be resumed from it; "
+                            "restore the file, or submit the run again."
+                        )
+                elif "format" not in event:
+                    yield event
+                elif event["format"] != _FORMAT:
+                    raise DamagedFileError(
+                        f"{path} has format {event['format']!r}; this version of lsst-ctrl-bps-parsl "
+                        f"reads format {_FORMAT}. Use the version that started the run."
+                    )
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    body, separator, crc = line.rpartition(b',"crc":')
+    if not separator:
+        return None
+    body += b"}"
+    try:
+        if zlib.crc32(body) != int(crc.rstrip(b"}\n")):
+            return None
+        event: dict[str, Any] = json.loads(body)
+    except ValueError:
+        return None
+    return event
+
+
+def _is_torn(line: bytes, rest: bytes) -> bool:
+    """Tell an unfinished line from a damaged one.
+
+    A driver that was killed leaves a line without its end; the next one ends
+    it with a newline and goes on, so that it can stand in the middle.
+    """
+    text = line.rstrip(b"\n").rstrip(b"\0")
+    return not rest or not text.endswith(b"}")

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Who drives a run, and whether that driver is alive.
+
+The driver holds a lock on a file in which it says who it is, and touches the
+file as long as it lives. On its own host the lock and the process itself
+tell; from another host, where neither can be seen for sure, the touching
+does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from .errors import RunHeldError
+from .files import PUBLIC, storage_errors
+
+__all__ = ["Holder", "RunLock", "living_holder"]
+
+HEARTBEAT_SECONDS = 10.0
+"""Time between two signs of life."""
+
+PATIENCE_SECONDS = 120.0
+"""Time without a sign after which a driver on another host counts as dead."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that drives a run."""
+
+    host: str
+    """Name of its host."""
+
+    pid: int
+    """Its process id."""
+
+    started: float
+    """When the process began, in seconds since 1970."""
+
+    boot: str
+    """Identity of the host's boot; process ids begin anew with each."""
+
+    def __str__(self) -> str:
+        return f"{self.host} (pid {self.pid})"
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        """Describe this process."""
+        process = psutil.Process()
+        return cls(socket.gethostname(), process.pid, process.create_time(), _boot_id())
+
+    def runs_here(self) -> bool:
+        """Tell whether it is a living process of this host."""
+        if self.host != socket.gethostname() or self.boot != _boot_id():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 2.0
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Read who held a lock last.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The lock file.
+
+    Returns
+    -------
+    holder : `Holder` or `None`
+        `None` where nobody ever did, or where the file cannot be read: it
+        only serves to name the holder.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        return Holder(**content)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def living_holder(path: Path) -> Holder | None:
+    """Return the driver of a run, where it is alive.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The lock file.
+
+    Returns
+    -------
+    holder : `Holder` or `None`
+        The driver, or `None` where nobody drives the run.
+    """
+    holder = read_holder(path)
+    if holder is None:
+        return None
+    if holder.host == socket.gethostname():
+        return holder if holder.runs_here() else None
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return holder if age < PATIENCE_SECONDS else None
+
+
+class RunLock:
+    """Makes this process the one driver of a run.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The lock file.
+    run : `str`
+        Name of the run, for the message.
+    """
+
+    def __init__(self, path: Path, run: str) -> None:
+        self.path = path
+        self._run = run
+        self._fd = -1
+        self._touched = 0.0
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises
+        ------
+        RunHeldError
+            Raised if another driver has the run.
+        StorageError
+            Raised if the file cannot be written.
+        """
+        with storage_errors(self.path, "take the lock of the run"):
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self.path, flags, PUBLIC)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise self._held() from None
+            except OSError:
+                pass  # This file system has no locks; the holder's word counts.
+            if (holder := living_holder(self.path)) and holder != Holder.this_process():
+                raise self._held()
+            with storage_errors(self.path, "write the lock of the run"):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, json.dumps(asdict(Holder.this_process())).encode(), 0)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        self.beat()
+
+    def _held(self) -> RunHeldError:
+        holder = read_holder(self.path)
+        who = f"on {holder}" if holder else "by another process"
+        return RunHeldError(
+            f"Run {self._run} is still being driven {who}. "
+            f"Watch it with: bps report --id {self._run}   Stop it with: bps cancel --id {self._run}"
+        )
+
+    def beat(self) -> None:
+        """Give a sign of life, where one is due."""
+        now = time.monotonic()
+        if now - self._touched >= HEARTBEAT_SECONDS or not self._touched:
+            self._touched = now
+            with suppress(OSError):
+                # Not the journal: a sign that is missed is no loss.
+                os.utime(self._fd)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How a Parsl worker has a job run: it asks the runner process.
+
+There is one runner for each process in which Parsl runs tasks, started by the
+first job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+from ..environment import capture_environment, read_environment
+from ..paths import SubmitPaths
+from . import runner as runner_module
+
+__all__ = ["MARKER", "RunnerClient", "run_job"]
+
+MARKER = "BPS_PARSL_SUBMIT_PATH"
+"""Environment variable that every job has: the submit directory of its run.
+By it a restart finds the processes that a dead driver left."""
+
+_CLIENTS: dict[str, RunnerClient] = {}
+_CLIENTS_LOCK = threading.Lock()
+
+
+class RunnerClient:
+    """A runner process and the jobs that wait for it.
+
+    Parameters
+    ----------
+    setup : `dict`
+        ``submit_path``, ``cwd``, ``export`` (whether jobs get the
+        environment of prepare, or this process's), ``cpus`` and ``memory``
+        (MB) that the jobs here may have in total, each a number or `None`.
+    """
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        self._setup = setup
+        self._lock = threading.Lock()
+        self._waiting: dict[str, Future[dict[str, Any]]] = {}
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", runner_module.__file__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, MARKER: setup["submit_path"]},
+            )
+        self.alive = True
+        self._send({"setup": self._first_message()})
+        self._reader = threading.Thread(target=self._read, name="runner-replies", daemon=True)
+        self._reader.start()
+
+    def _first_message(self) -> dict[str, Any]:
+        paths = SubmitPaths(self._setup["submit_path"])
+        exported, prefix = read_environment(paths.environment)
+        here = dict(os.environ)
+        if self._setup["export"]:
+            # The submit host's variables, and this session's own.
+            own = set(here) - set(capture_environment(here))
+            environment = {**exported, **{name: here[name] for name in own}}
+        else:
+            environment = here
+        environment["PWD"] = self._setup["cwd"]
+        environment[MARKER] = self._setup["submit_path"]
+        name = f"node-{socket.gethostname()}-{self.process.pid}.jsonl"
+        return {
+            "journal": str(paths.journals / name),
+            "cwd": self._setup["cwd"],
+            "environment": environment,
+            "prefix": prefix,
+            "cpus": self._setup["cpus"],
+            "memory": self._setup["memory"],
+        }
+
+    def run(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Run one job and wait for its end.
+
+        Parameters
+        ----------
+        spec : `dict`
+            The job; see `~lsst.ctrl.bps.parsl.driver.tasks.job_spec`.
+
+        Returns
+        -------
+        result : `dict`
+            ``exit``, ``start``, ``end``, ``memory`` (MB), ``cpu`` (s), or
+            ``lost`` with the reason why nothing is known.
+        """
+        key = f"{spec['j']}.{spec['a']}"
+        future: Future[dict[str, Any]] = Future()
+        with self._lock:
+            if not self.alive:
+                return {"lost": "the runner process has ended"}
+            self._waiting[key] = future
+        try:
+            self._send({**spec, "key": key})
+        except OSError:
+            self._fail("the runner process has ended")
+        return future.result()
+
+    def kill(self, grace: float, upto: int) -> None:
+        """End jobs, and refuse those of them that are still to come.
+
+        Parameters
+        ----------
+        grace : `float`
+            Seconds from SIGTERM to SIGKILL.
+        upto : `int`
+            The last job to end, by the order in which they were submitted.
+        """
+        try:
+            self._send({"kill": grace, "upto": upto})
+        except OSError:
+            self._fail("the runner process has ended")
+
+    def close(self, timeout: float = 10.0) -> None:
+        """End the process, and with it what still runs.
+
+        Parameters
+        ----------
+        timeout : `float`, optional
+            Seconds to wait before the process is killed.
+        """
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # The process was gone before.
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join()
+        self._socket.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        with self._lock:
+            self._socket.sendall(data)
+
+    def _read(self) -> None:
+        buffer = b""
+        try:
+            while data := self._socket.recv(1 << 18):
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    reply = json.loads(line)
+                    self._waiting.pop(reply.pop("key")).set_result(reply)
+        except OSError:
+            pass  # As good as the end of the stream.
+        self._fail("the runner process ended")
+
+    def _fail(self, why: str) -> None:
+        with self._lock:
+            self.alive = False
+            waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            future.set_result({"lost": why})
+
+
+def client_for(setup: dict[str, Any]) -> RunnerClient:
+    """Return this process's runner for a run, starting it where needed.
+
+    Parameters
+    ----------
+    setup : `dict`
+        As for `RunnerClient`.
+
+    Returns
+    -------
+    client : `RunnerClient`
+        The connection to the runner.
+    """
+    key = setup["submit_path"]
+    with _CLIENTS_LOCK:
+        client = _CLIENTS.get(key)
+        if client is None or not client.alive:
+            client = _CLIENTS[key] = RunnerClient(setup)
+        return client
+
+
+def forget_client(submit_path: str) -> RunnerClient | None:
+    """Take the runner of a run out of the table.
+
+    Parameters
+    ----------
+    submit_path : `str`
+        Submit directory of the run.
+
+    Returns
+    -------
+    client : `RunnerClient` or `None`
+        The connection, for the caller to close.
+    """
+    with _CLIENTS_LOCK:
+        return _CLIENTS.pop(submit_path, None)
+
+
+def kill_jobs(setup: dict[str, Any], grace: float, upto: int) -> None:
+    """End jobs of a run that this process has, begun or not.
+
+    Parameters
+    ----------
+    setup : `dict`
+        As for `RunnerClient`.
+    grace : `float`
+        Seconds from SIGTERM to SIGKILL.
+    upto : `int`
+        As for `RunnerClient.kill`.
+    """
+    client_for(setup).kill(grace, upto)
+
+
+def run_job(setup: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """Run a job; the function that Parsl is given.
+
+    Parameters
+    ----------
+    setup : `dict`
+        As for `RunnerClient`.
+    spec : `dict`
+        As for `RunnerClient.run`.
+
+    Returns
+    -------
+    result : `dict`
+        As for `RunnerClient.run`.
+    """
+    return client_for(setup).run(spec)

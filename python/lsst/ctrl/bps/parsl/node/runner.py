@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Process that starts jobs, waits for them and measures them.
+
+It is started by file name (see `~lsst.ctrl.bps.parsl.node.client`) and uses
+the standard library only, so that it is up in milliseconds. It has one
+thread. Requests and replies are JSON lines on a socket that it inherits; when
+the other end goes away, it ends its jobs and itself. What it saw is in its
+own journal before the other end hears of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import resource
+import selectors
+import signal
+import socket
+import sys
+import time
+import zlib
+from collections import deque
+from typing import Any, NamedTuple
+
+__all__ = ["CANNOT_EXECUTE", "NOT_FOUND", "Runner", "encode_line", "expand"]
+
+CANNOT_EXECUTE = 126
+"""Exit code of a command that exists and cannot be started (POSIX shell)."""
+
+NOT_FOUND = 127
+"""Exit code of a command that does not exist (POSIX shell)."""
+
+GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL where the driver is gone."""
+
+_ENV = re.compile(r"<ENV:([^>]*)>")
+_ENV_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_SCRIPT_FD = 3
+
+
+def encode_line(record: dict[str, Any]) -> bytes:
+    """Encode one line of a journal.
+
+    Parameters
+    ----------
+    record : `dict`
+        What to write; not empty.
+
+    Returns
+    -------
+    line : `bytes`
+        JSON with a last member ``crc``, the CRC-32 of the record without it.
+    """
+    body = json.dumps(record, separators=(",", ":"))
+    return f'{body[:-1]},"crc":{zlib.crc32(body.encode())}}}\n'.encode()
+
+
+def expand(text: str, environ: dict[str, str]) -> str:
+    """Put the values of environment variables into a text.
+
+    Parameters
+    ----------
+    text : `str`
+        Text with BPS's ``<ENV:name>``.
+    environ : `dict` [`str`, `str`]
+        The variables; one that is not set stands for nothing.
+
+    Returns
+    -------
+    expanded : `str`
+        The text. BPS writes ``$5`` as ``<ENV:5>`` and ``$HOME/x`` as
+        ``<ENV:HOME/x>``; both come out as they were meant.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        content = match.group(1)
+        name = _ENV_NAME.match(content)
+        if name is None:
+            return "$" + content
+        return environ.get(name.group(), "") + content[name.end() :]
+
+    return _ENV.sub(value, text)
+
+
+class Running(NamedTuple):
+    """A job that was started."""
+
+    spec: dict[str, Any]
+    started: float
+    clock: float
+
+
+class Runner:
+    """Starts jobs, waits for them and reports what became of them.
+
+    Parameters
+    ----------
+    control : `socket.socket`
+        Connection to the process that asks for jobs. The first line on it is
+        a `dict` with ``journal`` (file name), ``cwd``, ``environment``,
+        ``prefix`` (bash code before each command), ``cpus`` and ``memory``
+        (MB; what the jobs of this node may have in total, or `None`).
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._buffer = b""
+        self._running: dict[int, Running] = {}
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._directories: set[str] = set()
+        self._setup: dict[str, Any] = {}
+        self._kill_at: float | None = None
+        self._open = True
+        self._journal = -1
+        self._lines: list[bytes] = []
+        self._replies: list[dict[str, Any]] = []
+        self._cpus = 0.0
+        self._memory = 0.0
+        self._terminated = False
+        self._refused = 0
+
+    def run(self) -> None:
+        """Serve until the other end closes the connection."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        for name in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(name, signal.SIG_IGN)
+        selector = selectors.DefaultSelector()
+        selector.register(self._control, selectors.EVENT_READ, "control")
+        selector.register(wake_read, selectors.EVENT_READ, "child")
+        while self._open or self._running:
+            for key, _ in selector.select(self._time_left()):
+                if key.data == "child":
+                    os.read(wake_read, 4096)
+                elif not self._read_requests():
+                    selector.unregister(self._control)
+                    self._hang_up()
+            if self._terminated:
+                self._hang_up()
+            self._reap()
+            self._kill_late_ones()
+            self._start_waiting()
+            self._report()
+
+    def _on_terminate(self, *_: object) -> None:
+        # Only noted: the loop may be in the middle of anything.
+        self._terminated = True
+
+    # The conversation.
+
+    def _read_requests(self) -> bool:
+        try:
+            data = self._control.recv(1 << 18)
+        except ConnectionError:
+            return False
+        if not data:
+            return False
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            request = json.loads(line)
+            if "setup" in request:
+                self._set_up(request["setup"])
+            elif "kill" in request:
+                self._refused = request["upto"]
+                self._kill_all(float(request["kill"]))
+            elif request["n"] <= self._refused:
+                self._replies.append({"key": request["key"], "lost": "ended before it was started"})
+            else:
+                self._waiting.append(request)
+        return True
+
+    def _set_up(self, setup: dict[str, Any]) -> None:
+        self._setup = setup
+        self._journal = os.open(setup["journal"], _APPEND, 0o644)
+        if os.fstat(self._journal).st_size == 0:
+            header = {"format": 1, "kind": "node", "host": socket.gethostname(), "pid": os.getpid()}
+            os.write(self._journal, encode_line(header))
+        os.chdir(setup["cwd"])
+
+    def _report(self) -> None:
+        """Write the journal, then tell the other end."""
+        error = None
+        if self._lines:
+            try:
+                os.write(self._journal, b"".join(self._lines))
+            except OSError as exc:
+                error = f"{self._setup['journal']}: {exc.strerror}"
+            self._lines.clear()
+        if self._replies:
+            for reply in self._replies:
+                if error:
+                    reply["unrecorded"] = error
+            message = b"".join(json.dumps(reply).encode() + b"\n" for reply in self._replies)
+            self._replies.clear()
+            try:
+                self._control.sendall(message)
+            except OSError:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._open:
+            self._open = False
+            self._kill_all(GRACE)
+
+    # Ending jobs.
+
+    def _kill_all(self, grace: float) -> None:
+        for spec in self._waiting:
+            self._replies.append({"key": spec["key"], "lost": "ended before it was started"})
+        self._waiting.clear()
+        for pid in self._running:
+            _signal_group(pid, signal.SIGTERM)
+            _signal_group(pid, signal.SIGCONT)
+        deadline = time.monotonic() + grace
+        self._kill_at = deadline if self._kill_at is None else min(deadline, self._kill_at)
+
+    def _time_left(self) -> float | None:
+        if self._kill_at is None:
+            return None
+        return max(0.0, self._kill_at - time.monotonic())
+
+    def _kill_late_ones(self) -> None:
+        if not self._running:
+            self._kill_at = None
+        elif self._kill_at is not None and time.monotonic() >= self._kill_at:
+            for pid in self._running:
+                _signal_group(pid, signal.SIGKILL)
+            self._kill_at = time.monotonic() + 1.0
+
+    # Starting jobs.
+
+    def _start_waiting(self) -> None:
+        while self._waiting and self._fits(self._waiting[0]):
+            spec = self._waiting.popleft()
+            try:
+                self._start(spec)
+            except OSError as exc:
+                self._cannot_start(spec, exc)
+
+    def _fits(self, spec: dict[str, Any]) -> bool:
+        if not self._running:
+            return True
+        cpus, memory = self._setup.get("cpus"), self._setup.get("memory")
+        if cpus is not None and self._cpus + spec["cpus"] > cpus:
+            return False
+        return memory is None or self._memory + spec["memory"] <= memory
+
+    def _start(self, spec: dict[str, Any]) -> None:
+        environ = dict(self._setup["environment"])
+        for name, value in spec["env"].items():
+            environ[name] = expand(value, environ)
+        out = self._open_log(spec["stdout"])
+        err = self._open_log(spec["stderr"])
+        script = -1
+        try:
+            if spec["a"] > 1:
+                os.write(err, f"---- attempt {spec['a']} ----\n".encode())
+            actions: list[tuple[Any, ...]] = [
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, out, 1),
+                (os.POSIX_SPAWN_DUP2, err, 2),
+            ]
+            argv, code = self._command(spec, environ)
+            if code is not None:
+                script = _script_descriptor(code)
+                actions.append((os.POSIX_SPAWN_DUP2, script, _SCRIPT_FD))
+            pid = os.posix_spawn(
+                _find_program(argv[0], environ),
+                argv,
+                environ,
+                file_actions=actions,
+                setpgroup=0,
+                setsigdef=[signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ],
+            )
+        finally:
+            for fd in (out, err, script):
+                if fd >= 0:
+                    os.close(fd)
+        now = time.time()
+        self._running[pid] = Running(spec, now, time.monotonic())
+        self._cpus += spec["cpus"]
+        self._memory += spec["memory"]
+        record = {"e": "start", "j": spec["j"], "a": spec["a"], "t": round(now, 3), "pid": pid}
+        self._lines.append(encode_line(record))
+
+    def _command(self, spec: dict[str, Any], environ: dict[str, str]) -> tuple[list[str], str | None]:
+        """Return the command and, where bash is needed, what bash runs."""
+        prefix, code = self._setup["prefix"], spec.get("script")
+        if code is not None:
+            return ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}"], f"{prefix}\n{code}\n"
+        argv = [expand(word, environ) for word in spec["argv"]]
+        if prefix:
+            return ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}", *argv], f'{prefix}\n"$@"\n'
+        return argv, None
+
+    def _open_log(self, path: str) -> int:
+        directory = os.path.dirname(path)
+        if directory not in self._directories:
+            os.makedirs(directory, 0o755, exist_ok=True)
+            self._directories.add(directory)
+        return os.open(path, _APPEND, 0o644)
+
+    def _cannot_start(self, spec: dict[str, Any], exc: OSError) -> None:
+        code = NOT_FOUND if isinstance(exc, FileNotFoundError) else CANNOT_EXECUTE
+        why = f"cannot start {exc.filename or spec.get('argv', ['bash'])[0]!r}: {exc.strerror}"
+        for variable in _ENV.findall(str(spec.get("argv", [""])[0])):
+            if variable not in self._setup["environment"]:
+                why += f" (the environment variable {variable} is not set)"
+        try:
+            fd = self._open_log(spec["stderr"])
+            os.write(fd, f"{why}\n".encode("utf-8", "replace"))
+            os.close(fd)
+        except OSError as second:
+            why += f"; and its log {second.filename}: {second.strerror}"
+        now = round(time.time(), 3)
+        result = {"exit": code, "start": now, "end": now, "memory": 0, "cpu": 0.0, "why": why}
+        self._finish(spec, result)
+
+    # What became of them.
+
+    def _reap(self) -> None:
+        while self._running:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            running = self._running.pop(pid, None)
+            if running is None:
+                continue
+            # What a job leaves behind in its process group ends with it.
+            _signal_group(pid, signal.SIGKILL)
+            self._cpus -= running.spec["cpus"]
+            self._memory -= running.spec["memory"]
+            self._finish(running.spec, _measured(running, status, usage))
+
+    def _finish(self, spec: dict[str, Any], result: dict[str, Any]) -> None:
+        record = {"e": "end", "j": spec["j"], "a": spec["a"], "t": result["end"], **result}
+        self._lines.append(encode_line(record))
+        self._replies.append({"key": spec["key"], **result})
+
+
+def _measured(running: Running, status: int, usage: resource.struct_rusage) -> dict[str, Any]:
+    code = os.waitstatus_to_exitcode(status)
+    wall = time.monotonic() - running.clock
+    return {
+        "exit": code if code >= 0 else 128 - code,
+        "signal": -code if code < 0 else 0,
+        "start": round(running.started, 3),
+        "end": round(running.started + wall, 3),
+        "memory": usage.ru_maxrss // 1024,
+        "cpu": round(usage.ru_utime + usage.ru_stime, 3),
+    }
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # Nobody of that group is left, or it became another user's.
+
+
+def _find_program(name: str, environ: dict[str, str]) -> str:
+    """Look a command up on the job's PATH, as its shell would."""
+    if "/" in name:
+        return name
+    for directory in environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+    raise FileNotFoundError(2, "command not found", name)
+
+
+def _script_descriptor(code: str) -> int:
+    """Put bash code where only this job sees it: no file, no argument."""
+    fd = os.memfd_create("script", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, code.encode("utf-8", "surrogateescape"))
+        # A number that is free of the ones that the job gets.
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+    finally:
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    Runner(socket.socket(fileno=int(sys.argv[1]))).run()

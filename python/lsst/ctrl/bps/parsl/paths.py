@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where things live in a submit directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from .files import make_directory
+
+__all__ = ["SubmitPaths", "safe_name"]
+
+_LONGEST_NAME = 200
+"""Bytes of a file name that we make; file systems take 255, and we add
+suffixes."""
+
+
+def safe_name(name: str) -> str:
+    """Make a file name of a text that may hold anything.
+
+    Parameters
+    ----------
+    name : `str`
+        Such as the name of a job.
+
+    Returns
+    -------
+    safe : `str`
+        The text itself where it is a plain file name. Otherwise what is left
+        of it without the characters that a path or a shell gives a meaning,
+        and a digest that keeps two different texts apart.
+    """
+    safe = re.sub(r"[^\w.,=+@%-]", "_", name)
+    if safe.startswith((".", "-")):
+        safe = "_" + safe[1:]
+    encoded = safe.encode("utf-8", "replace")
+    if safe == name and len(encoded) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return encoded[:_LONGEST_NAME].decode("utf-8", "ignore") + f"-{digest}"
+
+
+class SubmitPaths:
+    """Every path that this package uses in a submit directory.
+
+    Parameters
+    ----------
+    submit_path : `str` or `os.PathLike`
+        The submit directory.
+    """
+
+    def __init__(self, submit_path: str | os.PathLike[str]) -> None:
+        self.submit_path = Path(os.path.abspath(submit_path))
+
+    def __repr__(self) -> str:
+        return f"SubmitPaths({str(self.submit_path)!r})"
+
+    @property
+    def directory(self) -> Path:
+        """Where our own files are."""
+        return self.submit_path / "parsl"
+
+    @property
+    def plan(self) -> Path:
+        """What to run; written once."""
+        return self.directory / "plan.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The configuration as it was understood at prepare (private)."""
+        return self.directory / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """The environment that jobs get (private)."""
+        return self.directory / "environment.json"
+
+    @property
+    def lock(self) -> Path:
+        """Who drives the run."""
+        return self.directory / "driver.lock"
+
+    @property
+    def cancel_request(self) -> Path:
+        """Its presence asks the driver to cancel the run."""
+        return self.directory / "cancel"
+
+    @property
+    def journals(self) -> Path:
+        """Directory of the journals."""
+        return self.directory / "journal"
+
+    @property
+    def driver_journal(self) -> Path:
+        """What the drivers of this run did."""
+        return self.journals / "driver.jsonl"
+
+    def node_journals(self) -> list[Path]:
+        """Return what the nodes recorded, one file for each."""
+        return sorted(self.journals.glob("node-*.jsonl"))
+
+    @property
+    def logs(self) -> Path:
+        """Directory of the jobs' output."""
+        return self.submit_path / "logs"
+
+    def log_stem(self, template: str, name: str, label: str, tags: Mapping[str, object]) -> Path:
+        """Return the path of a job's log files, without their suffix.
+
+        Parameters
+        ----------
+        template : `str`
+            BPS's ``subDirTemplate``; names in braces stand for the label and
+            the tags, and a part of which nothing is left is dropped.
+        name, label : `str`
+            Name and label of the job.
+        tags : `~collections.abc.Mapping` [`str`, `object`]
+            Tags of the job.
+
+        Returns
+        -------
+        stem : `pathlib.Path`
+            Path below the logs directory, whatever the values hold.
+        """
+        values = {**tags, "label": label}
+        parts = []
+        for part in template.split("/"):
+            filled = re.sub(r"{([^{}]*)}", lambda m: str(values.get(m.group(1), "")), part)
+            if filled:
+                parts.append(safe_name(filled))
+        return self.logs.joinpath(*parts, safe_name(name))
+
+    def create(self) -> None:
+        """Make the directories, and close the submit directory to others.
+
+        Notes
+        -----
+        BPS makes the submit directory by the user's umask; who can write to
+        it can replace what is in it.
+        """
+        make_directory(self.submit_path)
+        mode = self.submit_path.stat().st_mode
+        if mode & 0o022:
+            self.submit_path.chmod(mode & 0o7755)
+        for directory in (self.directory, self.journals, self.logs):
+            make_directory(directory)

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The BPS service: one short method for each verb of ``bps``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from lsst.ctrl.bps import BaseWmsService, BaseWmsWorkflow, BpsConfig, GenericWorkflow, WmsRunReport, WmsStates
+from lsst.daf.butler import Config
+
+from .configuration import parsl_log_level
+from .environment import set_command_directories
+from .errors import ConfigurationError, ParslBpsError, RunNotFoundError
+from .paths import SubmitPaths
+from .registry import find_submit_path, list_runs, state_directory
+from .report import RunView, run_report
+from .workflow import ParslWorkflow
+
+__all__ = ["ParslService"]
+
+_LOG = logging.getLogger(__name__)
+
+_SECONDS_PER_DAY = 86400.0
+
+
+class ParslService(BaseWmsService):
+    """Runs BPS's workflows with Parsl.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run; empty for the verbs that only look.
+    """
+
+    config: BpsConfig
+
+    @property
+    def defaults(self) -> Config:
+        """Settings that take the place of BPS's own defaults.
+
+        Notes
+        -----
+        BPS asks for them whenever it reads a configuration for this service,
+        before it runs any command of its own. So this is where the
+        directories of these commands are found.
+        """
+        set_command_directories()
+        cpus = len(os.sched_getaffinity(0))
+        return Config({"finalJob": {"requestCpus": min(16, cpus)}})
+
+    def run_submission_checks(self) -> None:
+        """Check the configuration before anything is made.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised with everything that is wrong.
+        """
+        complaints = [*_config_complaints(self.config), *_submit_path_complaints(self.config)]
+        if complaints:
+            raise ConfigurationError(complaints)
+
+    def prepare(
+        self, config: BpsConfig, generic_workflow: GenericWorkflow, out_prefix: str | None = None
+    ) -> ParslWorkflow:
+        """Write what it takes to run a workflow.
+
+        Parameters
+        ----------
+        config : `lsst.ctrl.bps.BpsConfig`
+            Configuration of the run.
+        generic_workflow : `lsst.ctrl.bps.GenericWorkflow`
+            The workflow.
+        out_prefix : `str`, optional
+            Submit directory; by default that of the configuration.
+
+        Returns
+        -------
+        workflow : `ParslWorkflow`
+            The run.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised if the configuration is wrong.
+        WorkflowError
+            Raised if the workflow cannot be run.
+        """
+        if complaints := _config_complaints(config):
+            raise ConfigurationError(complaints)
+        prefix = out_prefix or config["submitPath"]
+        service = f"{type(self).__module__}.{type(self).__name__}"
+        workflow = ParslWorkflow.from_generic_workflow(config, generic_workflow, prefix, service)
+        workflow.write(prefix)
+        return workflow
+
+    def submit(self, workflow: BaseWmsWorkflow, **kwargs: Any) -> BaseWmsWorkflow:
+        """Run a workflow, to its end.
+
+        Parameters
+        ----------
+        workflow : `ParslWorkflow`
+            The run.
+        **kwargs : `~typing.Any`
+            What BPS passes on; not needed.
+
+        Returns
+        -------
+        workflow : `ParslWorkflow`
+            The run.
+
+        Raises
+        ------
+        RunEndedError
+            Raised if the run ended without success.
+        """
+        assert isinstance(workflow, ParslWorkflow)
+        # BPS prints the id when this method is done, which may be in a week.
+        print(f"Run Id: {workflow.run_id}", flush=True)
+        workflow.run(block=True)
+        return workflow
+
+    def restart(self, wms_workflow_id: str) -> tuple[str | None, str | None, str]:
+        """Resume a run, to its end.
+
+        Parameters
+        ----------
+        wms_workflow_id : `str`
+            Id or submit path.
+
+        Returns
+        -------
+        wms_id, run_name, message : `str`
+            Id and name of the run, and nothing.
+
+        Raises
+        ------
+        ParslBpsError
+            Raised if it cannot be resumed, or ended without success: BPS
+            exits with status 0 where a message is returned.
+        """
+        set_command_directories()
+        workflow = ParslWorkflow.read(wms_workflow_id)
+        workflow.restart()
+        return workflow.run_id, workflow.name, ""
+
+    def list_submitted_jobs(
+        self,
+        wms_id: str | None = None,
+        user: str | None = None,
+        require_bps: bool = True,
+        pass_thru: str | None = None,
+        is_global: bool = False,
+    ) -> list[str]:
+        """List runs.
+
+        Parameters
+        ----------
+        wms_id : `str`, optional
+            Id or submit path of the one that is wanted.
+        user : `str`, optional
+            Operator whose runs are wanted; those that are going.
+        require_bps, pass_thru, is_global : optional
+            For other services; not used.
+
+        Returns
+        -------
+        ids : `list` [`str`]
+            Submit paths where one run was asked for, otherwise ids.
+
+        Raises
+        ------
+        RunNotFoundError
+            Raised if the one that is wanted cannot be found.
+        """
+        if wms_id:
+            return [str(find_submit_path(str(wms_id)))]
+        views = (RunView(SubmitPaths(entry.submit_path)) for entry in list_runs())
+        return [
+            str(view.paths.submit_path)
+            for view in views
+            if view.holder is not None and _belongs_to(view, user)
+        ]
+
+    def report(
+        self,
+        wms_workflow_id: str | None = None,
+        user: str | None = None,
+        hist: float = 0,
+        pass_thru: str | None = None,
+        is_global: bool = False,
+        return_exit_codes: bool = False,
+    ) -> tuple[list[WmsRunReport], str]:
+        """Report on runs.
+
+        Parameters
+        ----------
+        wms_workflow_id : `str`, optional
+            Id or submit path of one run.
+        user : `str`, optional
+            Operator whose runs are wanted.
+        hist : `float`, optional
+            Days since the last sign of a run that is not going any more.
+        pass_thru, is_global : optional
+            For other services; not used.
+        return_exit_codes : `bool`, optional
+            Whether exit codes of failed jobs are wanted.
+
+        Returns
+        -------
+        reports : `list` [`lsst.ctrl.bps.WmsRunReport`]
+            The reports.
+        message : `str`
+            What else there is to say.
+
+        Raises
+        ------
+        ParslBpsError
+            Raised if the one run that was asked for cannot be reported.
+        """
+        if wms_workflow_id:
+            view = RunView(SubmitPaths(find_submit_path(str(wms_workflow_id))))
+            return [run_report(view, exit_codes=return_exit_codes)], ""
+        reports, problems = [], []
+        for entry in list_runs():
+            view = RunView(SubmitPaths(entry.submit_path))
+            try:
+                if _belongs_to(view, user) and _is_recent(view, entry.created, hist):
+                    reports.append(run_report(view, exit_codes=return_exit_codes))
+            except ParslBpsError as exc:
+                problems.append(f"WARNING: {exc.message}")
+        return reports, "\n".join(problems)
+
+    def get_status(
+        self, wms_workflow_id: str, hist: float = 1, is_global: bool = False
+    ) -> tuple[WmsStates, str]:
+        """Return the state of a run.
+
+        Parameters
+        ----------
+        wms_workflow_id : `str`
+            Id or submit path.
+        hist : `float`, optional
+            For other services; a run of this one is found however old.
+        is_global : `bool`, optional
+            For other services; not used.
+
+        Returns
+        -------
+        state : `lsst.ctrl.bps.WmsStates`
+            The state; UNKNOWN where there is no such run.
+        message : `str`
+            What to do next, where there is something to do.
+        """
+        try:
+            view = RunView(SubmitPaths(find_submit_path(str(wms_workflow_id))))
+            return view.wms_state, view.advice
+        except RunNotFoundError as exc:
+            return WmsStates.UNKNOWN, exc.message
+
+    def cancel(self, wms_id: str, pass_thru: str | None = None) -> tuple[bool, str]:
+        """Cancel a run.
+
+        Parameters
+        ----------
+        wms_id : `str`
+            Id or submit path.
+        pass_thru : `str`, optional
+            For other services; not used.
+
+        Returns
+        -------
+        deleted : `bool`
+            `True`.
+        message : `str`
+            What was done.
+
+        Raises
+        ------
+        ParslBpsError
+            Raised if it cannot be cancelled: BPS exits with status 0 where
+            `False` is returned.
+        """
+        message = ParslWorkflow.read(wms_id).cancel()
+        _LOG.info("%s", message)
+        return True, message
+
+    def ping(self, pass_thru: str | None = None) -> tuple[int, str]:
+        """Check what the other verbs need.
+
+        Parameters
+        ----------
+        pass_thru : `str`, optional
+            For other services; not used.
+
+        Returns
+        -------
+        status : `int`
+            0 where all is well.
+        message : `str`
+            What is wrong, or which Parsl there is.
+        """
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            release = version("parsl")
+        except PackageNotFoundError:
+            return 1, "Parsl is not installed; install it with: pip install parsl"
+        directory = state_directory()
+        while not directory.exists():
+            directory = directory.parent
+        if not os.access(directory, os.W_OK):
+            return 1, f"The list of your runs cannot be written: {directory}."
+        return 0, f"Parsl {release}; your runs are listed in {state_directory()}"
+
+
+def _config_complaints(config: BpsConfig) -> list[str]:
+    from .site import site_complaints
+
+    complaints = site_complaints(config)
+    try:
+        parsl_log_level(config)
+    except ConfigurationError as exc:
+        complaints.extend(exc.complaints)
+    return complaints
+
+
+def _submit_path_complaints(config: BpsConfig) -> list[str]:
+    path = os.path.abspath(config["submitPath"])
+    if os.path.lexists(path):
+        return [
+            f"submitPath: {path} exists, perhaps from another run. Choose a new one, "
+            "or resume that run with: bps restart --id " + path
+        ]
+    parent = os.path.dirname(path)
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
+        return [f"submitPath: {path} cannot be made: {parent} cannot be written to."]
+    return []
+
+
+def _belongs_to(view: RunView, user: str | None) -> bool:
+    return not user or view.plan.header["attributes"].get("bps_operator") == user
+
+
+def _is_recent(view: RunView, created: float, hist: float) -> bool:
+    if view.holder is not None:
+        return True
+    if not hist:
+        return False
+    try:
+        last = view.paths.driver_journal.stat().st_mtime
+    except FileNotFoundError:
+        last = created
+    return time.time() - last < hist * _SECONDS_PER_DAY

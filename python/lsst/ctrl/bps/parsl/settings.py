@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Settings of a site: read once, checked all together, said in words.
+
+Each site class has a model, a `SiteSettings`; its fields are the keys of the
+YAML, and what is written under a field is its documentation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, TypeVar
+
+from lsst.ctrl.bps import BPS_DEFAULTS
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .errors import ConfigurationError
+from .job import DEFAULTS as JOB_FIELDS
+
+__all__ = ["Count", "Memory", "SiteSettings", "read_settings"]
+
+_UNITS = {"": 1.0, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0**2}
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, not true or false")
+    return value
+
+
+def _megabytes(value: object) -> object:
+    """Read a memory size; a number without a unit is in MB."""
+    value = _no_boolean(value)
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(?:i?b)?\s*", value, re.IGNORECASE)
+    if not match:
+        raise ValueError('write a number of MB, or one with a unit, as in "64 GB"')
+    return float(match.group(1)) * _UNITS[match.group(2).lower()]
+
+
+Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
+"""A number of things, at least one."""
+
+Memory = Annotated[float, BeforeValidator(_megabytes), Field(gt=0)]
+"""A memory size in MB."""
+
+
+class SiteSettings(BaseModel):
+    """Settings that every site has."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+    class_name: str = Field(validation_alias=AliasChoices("class", "class_name"))
+    """Name of the site class, with its module (YAML: ``class``)."""
+
+    commandPrefix: str = ""
+    """Bash code to run before each command."""
+
+    environment: bool = False
+    """Whether jobs get the environment of the submit host."""
+
+    retries: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)] | None = None
+    """How often a failed job is run again, in place of each job's
+    ``numberOfRetries``."""
+
+    run_dir: str = "runinfo"
+    """Directory for Parsl's own files; relative to the submit directory."""
+
+    monitorEnable: bool = False
+    """Whether Parsl's monitoring database is written."""
+
+    monitorInterval: Annotated[float, BeforeValidator(_no_boolean), Field(gt=0)] = 30.0
+    """Seconds between two looks at a job's resources."""
+
+    monitorFilename: str = "monitor.sqlite"
+    """File of the monitoring database."""
+
+
+S = TypeVar("S", bound=SiteSettings)
+
+
+def keys_of(model: type[SiteSettings]) -> list[str]:
+    """Return the keys that a model reads.
+
+    Parameters
+    ----------
+    model : `type`
+        A settings model.
+
+    Returns
+    -------
+    keys : `list` [`str`]
+        Their names in the YAML.
+    """
+    return ["class" if name == "class_name" else name for name in model.model_fields]
+
+
+@cache
+def bps_keys() -> frozenset[str]:
+    """Return the names that BPS itself looks for in a site section."""
+    camel = {re.sub(r"_(\w)", lambda match: match.group(1).upper(), name) for name in JOB_FIELDS}
+    return frozenset(camel | set(BPS_DEFAULTS) | {"memoryLimit", "numCores", "computeSite", "profile"})
+
+
+def read_settings(model: type[S], section: Mapping[str, Any], where: str) -> S:
+    """Read the settings of a site.
+
+    Parameters
+    ----------
+    model : `type`
+        The site's model.
+    section : `~collections.abc.Mapping`
+        The site's section of the configuration. A key that is ``null`` is as
+        good as missing.
+    where : `str`
+        Name of the section, for complaints.
+
+    Returns
+    -------
+    settings : `SiteSettings`
+        The settings.
+
+    Raises
+    ------
+    ConfigurationError
+        Raised with everything that is wrong. A key that nobody knows is wrong
+        only where it looks like one of the model's: the section may hold
+        BPS's settings, and variables of the user's own.
+    """
+    values = {key: value for key, value in section.items() if value is not None}
+    complaints = [
+        f"{where}.{key}: unknown setting; did you mean {meant}?"
+        for key in values
+        if (meant := _near_miss(key, keys_of(model)))
+    ]
+    try:
+        settings = model.model_validate(values)
+    except ValidationError as exc:
+        for error in exc.errors():
+            complaints.append(_complaint(where, dict(error)))
+    if complaints:
+        raise ConfigurationError(complaints)
+    return settings
+
+
+def _near_miss(key: str, known: list[str]) -> str | None:
+    if key in known or key in bps_keys():
+        return None
+    by_plain_name = {re.sub(r"[_-]", "", name).lower(): name for name in known}
+    plain = re.sub(r"[_-]", "", key).lower()
+    found = difflib.get_close_matches(plain, by_plain_name, n=1, cutoff=0.8)
+    return by_plain_name[found[0]] if found else None
+
+
+def _complaint(where: str, error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith("function-"))
+    key = "class" if key == "class_name" else key
+    if error["type"] == "missing":
+        return f"{where}.{key}: missing, and it is required."
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}.{key}: {error['input']!r}: {reason[0].lower()}{reason[1:]}."

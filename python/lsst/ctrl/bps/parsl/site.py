@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The interface of a site: where and how jobs run."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+import parsl.config
+from lsst.ctrl.bps import BpsConfig
+from lsst.utils import doImport
+from parsl.addresses import address_by_hostname
+from parsl.executors.base import ParslExecutor
+
+from .configuration import get_bps_config_value, get_workflow_name
+from .errors import ConfigurationError
+from .paths import SubmitPaths
+from .settings import SiteSettings, keys_of, read_settings
+
+if TYPE_CHECKING:
+    from parsl.monitoring import MonitoringHub
+
+    from .job import ParslJob
+
+__all__ = ["SiteConfig"]
+
+
+class SiteConfig(ABC):
+    """Base class of all sites.
+
+    A subclass defines `get_executors` and `select_executor`; all else has a
+    default. A subclass that sets ``settings_model`` has its section of the
+    YAML checked; the values are then in ``settings``.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+    resource_list : `~collections.abc.Iterable` [`str`], optional
+        Which of ``memory``, ``cores``, ``disk``, ``running_time_min`` and
+        ``priority`` the executors are told of each job; none by default,
+        since most executors refuse them.
+
+    Raises
+    ------
+    ConfigurationError
+        Raised if the site's settings are wrong.
+    """
+
+    settings_model: ClassVar[type[SiteSettings] | None] = None
+    """Model of the site's section; `None` leaves the section unchecked."""
+
+    def __init__(self, config: BpsConfig, resource_list: Iterable[str] | None = None) -> None:
+        self.config = config
+        self.site = self.get_site_subconfig(config)
+        self.resource_list: list[str] = list(resource_list or ())
+        self.settings = self._read_settings()
+
+    def _read_settings(self) -> SiteSettings:
+        where = f"site.{self.config['computeSite']}"
+        model = self.settings_model or SiteSettings
+        known = keys_of(model)
+        # Of what is not ours only the name is of interest.
+        section = {key: self._value(key) if key in known else "" for key in self.site}
+        if self.settings_model is None:
+            section = {key: value for key, value in section.items() if key in known}
+        return read_settings(model, section, where)
+
+    def _value(self, key: str) -> object:
+        """Return a setting, with what it names put in.
+
+        BPS's own replacement takes any braces for a variable, and a command
+        prefix is bash code, which has braces of its own.
+        """
+        _, value = self.site.search(key, opt={"replaceVars": False, "expandEnvVars": True})
+        if isinstance(value, str):
+            return re.sub(r"(?<!\$){([A-Za-z_]\w*)}", self._variable, value)
+        return value
+
+    def _variable(self, match: re.Match[str]) -> str:
+        found, value = self.config.search(match.group(1), opt={"searchobj": self.site})
+        return str(value) if found else match.group()
+
+    @classmethod
+    def get_site_subconfig(cls, config: BpsConfig) -> BpsConfig:
+        """Return the section of the site that the run uses.
+
+        Parameters
+        ----------
+        config : `lsst.ctrl.bps.BpsConfig`
+            Configuration of the run.
+
+        Returns
+        -------
+        site : `lsst.ctrl.bps.BpsConfig`
+            The section ``site.<computeSite>``.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised if there is none.
+        """
+        name = get_bps_config_value(config, "computeSite", str)
+        sites = config[".site"] if ".site" in config else {}
+        known = sorted(key for key in sites if isinstance(key, str)) if sites else []
+        choice = f" Known sites: {', '.join(known)}." if known else ""
+        if not name:
+            raise ConfigurationError(
+                "No computeSite in the configuration: add 'computeSite: <name>', where <name> is a key "
+                f"below 'site', or give --compute-site.{choice}"
+            )
+        if name not in known:
+            raise ConfigurationError(
+                f"There is no site.{name} in the configuration (computeSite: {name}).{choice} "
+                f"Add a section 'site: {{{name}: {{class: ...}}}}'."
+            )
+        section = sites[name]
+        if not isinstance(section, BpsConfig):
+            raise ConfigurationError(f"site.{name}: settings are wanted here, not {section!r}.")
+        return section
+
+    @classmethod
+    def from_config(cls, config: BpsConfig) -> SiteConfig:
+        """Make the site that the configuration names.
+
+        Parameters
+        ----------
+        config : `lsst.ctrl.bps.BpsConfig`
+            Configuration of the run.
+
+        Returns
+        -------
+        site : `SiteConfig`
+            An instance of ``site.<computeSite>.class``.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised if the class is not named, cannot be imported or is no
+            `SiteConfig`, or if its settings are wrong.
+        """
+        section = cls.get_site_subconfig(config)
+        where = f"site.{config['computeSite']}.class"
+        name = get_bps_config_value(section, "class", str)
+        if not name:
+            raise ConfigurationError(
+                f"{where}: missing, and it is required, as in 'class: lsst.ctrl.bps.parsl.sites.Local'."
+            )
+        try:
+            site_class = doImport(name)
+        except Exception as exc:  # Whatever the user's module raises.
+            raise ConfigurationError(f"{where}: cannot import {name}: {type(exc).__name__}: {exc}.") from exc
+        if not (isinstance(site_class, type) and issubclass(site_class, SiteConfig)):
+            raise ConfigurationError(
+                f"{where}: {name} is not a site class; it must be a subclass of "
+                "lsst.ctrl.bps.parsl.SiteConfig."
+            )
+        try:
+            return site_class(config)
+        except (KeyError, RuntimeError, TypeError, ValueError) as exc:
+            reason = exc.args[0] if exc.args else exc
+            raise ConfigurationError(f"site.{config['computeSite']}: {reason}") from exc
+
+    @abstractmethod
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return the executors that jobs can run on.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.base.ParslExecutor`]
+            Executors, each with a label of its own.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def select_executor(self, job: ParslJob) -> str:
+        """Choose the executor of a job.
+
+        Parameters
+        ----------
+        job : `ParslJob`
+            The job; ``job.generic`` is BPS's description of it.
+
+        Returns
+        -------
+        label : `str`
+            Label of one of the executors.
+        """
+        raise NotImplementedError
+
+    def get_address(self) -> str:
+        """Return the address that workers use to reach this host.
+
+        Returns
+        -------
+        address : `str`
+            By default, what the host's name resolves to.
+        """
+        address: str = address_by_hostname()
+        return address
+
+    def get_command_prefix(self) -> str:
+        """Return bash code to run before each command.
+
+        Returns
+        -------
+        prefix : `str`
+            The setting ``commandPrefix``. The environment (setting
+            ``environment``) is no part of it: it travels in a file that only
+            its owner can read.
+        """
+        return self.settings.commandPrefix
+
+    def get_monitor(self) -> MonitoringHub | None:
+        """Return Parsl's monitoring, where it is wanted.
+
+        Returns
+        -------
+        monitor : `parsl.monitoring.MonitoringHub` or `None`
+            `None` unless ``monitorEnable`` is set.
+        """
+        if not self.settings.monitorEnable:
+            return None
+        from parsl.monitoring import MonitoringHub
+
+        return MonitoringHub(
+            workflow_name=get_workflow_name(self.config),
+            hub_address="127.0.0.1",
+            resource_monitoring_interval=self.settings.monitorInterval,
+            logging_endpoint=f"sqlite:///{self._in_submit_path(self.settings.monitorFilename)}",
+        )
+
+    def get_parsl_config(self) -> parsl.config.Config:
+        """Return the configuration of Parsl.
+
+        Returns
+        -------
+        config : `parsl.config.Config`
+            The executors, and none of what Parsl would do about retries,
+            repeated tasks and logs: the driver does that, for each job.
+        """
+        return parsl.config.Config(
+            executors=self.get_executors(),
+            monitoring=self.get_monitor(),
+            retries=0,
+            run_dir=self._in_submit_path(self.settings.run_dir),
+            initialize_logging=False,
+        )
+
+    def get_capacity(self) -> dict[str, float | None]:
+        """Return what the jobs of a node may have in total.
+
+        Returns
+        -------
+        capacity : `dict` [`str`, `float`]
+            ``cpus`` and ``memory`` (MB), each `None` where there is no limit.
+        """
+        return {"cpus": None, "memory": None}
+
+    def _in_submit_path(self, path: str) -> str:
+        return os.path.join(SubmitPaths(self.config["submitPath"]).submit_path, path)
+
+
+def site_complaints(config: BpsConfig) -> list[str]:
+    """Check the site that the configuration names.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+
+    Returns
+    -------
+    complaints : `list` [`str`]
+        What is wrong; empty where nothing is.
+    """
+    try:
+        SiteConfig.from_config(config)
+    except ConfigurationError as exc:
+        return exc.complaints
+    return []
+

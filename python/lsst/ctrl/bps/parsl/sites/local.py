@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The machine on which the driver runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from parsl.executors import ThreadPoolExecutor
+from parsl.executors.base import ParslExecutor
+
+from ..settings import Count, Memory, SiteSettings
+from ..site import SiteConfig
+
+if TYPE_CHECKING:
+    from ..job import ParslJob
+
+__all__ = ["Local", "LocalSettings"]
+
+
+class LocalSettings(SiteSettings):
+    """Settings of `Local`."""
+
+    cores: Count
+    """Number of cores for jobs."""
+
+    memory: Memory | None = None
+    """Memory for jobs: a number of MB, or one with a unit; no limit where it
+    is not set."""
+
+
+class Local(SiteConfig):
+    """Runs the jobs on this machine.
+
+    Each job is a process of its own, for which a thread of Parsl's waits:
+    nothing is started, no port is opened.
+    """
+
+    settings_model = LocalSettings
+    settings: LocalSettings
+
+    label: ClassVar[str] = "local"
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return one executor with a thread for each core.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.ThreadPoolExecutor`]
+            The executor.
+        """
+        return [ThreadPoolExecutor(label=self.label, max_threads=self.settings.cores)]
+
+    def select_executor(self, job: ParslJob) -> str:
+        """Return the label of the one executor.
+
+        Parameters
+        ----------
+        job : `ParslJob`
+            The job.
+
+        Returns
+        -------
+        label : `str`
+            The label.
+        """
+        return self.label
+
+    def get_capacity(self) -> dict[str, float | None]:
+        """Return the cores and the memory (MB) of the settings.
+
+        Returns
+        -------
+        capacity : `dict` [`str`, `float`]
+            As for `SiteConfig.get_capacity`.
+        """
+        return {"cpus": self.settings.cores, "memory": self.settings.memory}

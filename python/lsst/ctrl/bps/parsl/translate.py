@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From BPS's generic workflow to the plan."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import networkx
+from lsst.ctrl.bps import (
+    BpsConfig,
+    GenericWorkflow,
+    GenericWorkflowGroup,
+    GenericWorkflowJob,
+    GenericWorkflowNode,
+    GenericWorkflowNodeType,
+)
+
+from .command import LONGEST_WORD
+from .configuration import get_bps_config_value
+from .errors import WorkflowError
+from .job import DEFAULTS, get_file_paths, job_command
+from .plan import JobKind, write_plan
+from .site import SiteConfig
+
+__all__ = ["translate"]
+
+SUBMIT_HOST_JOBS = ("pipetaskInit", "finalJob")
+"""BPS's own jobs; they are short of work and run beside the driver."""
+
+_MOST_COMPLAINTS = 10
+_OWN_FIELDS = ("cmdvals", "tags")
+_FIELDS = tuple(name for name in DEFAULTS if name not in ("executable", *_OWN_FIELDS))
+
+
+@dataclass
+class _Node:
+    """A node of the flattened workflow."""
+
+    node: GenericWorkflowNode
+    workflow: GenericWorkflow
+    parents: list[str]
+    final: bool
+
+
+def translate(config: BpsConfig, workflow: GenericWorkflow, site: SiteConfig, path: Any) -> None:
+    """Write the plan of a workflow.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+    workflow : `lsst.ctrl.bps.GenericWorkflow`
+        The workflow.
+    site : `SiteConfig`
+        Where the jobs will run.
+    path : `pathlib.Path`
+        File of the plan.
+
+    Raises
+    ------
+    WorkflowError
+        Raised with what makes the workflow impossible to run.
+    """
+    nodes = flatten(workflow)
+    order = topological_order(nodes)
+    complaints = check_jobs(nodes, site)
+    if complaints:
+        raise WorkflowError(_joined(complaints))
+    _, log_template = config.search("subDirTemplate", opt={"replaceVars": False, "default": ""})
+    shared = _shared_files(nodes)
+    header = {
+        "run": get_bps_config_value(config, "uniqProcName", str, workflow.name),
+        "workflow": workflow.name,
+        "attributes": workflow.run_attrs,
+        "labels": _labels(workflow),
+        "cwd": os.getcwd(),
+        "log_template": log_template,
+        "files": shared,
+    }
+    write_plan(path, header, _plan_lines(nodes, order, shared))
+
+
+def _joined(complaints: list[str]) -> str:
+    if len(complaints) == 1:
+        return complaints[0]
+    shown = complaints[:_MOST_COMPLAINTS]
+    if len(complaints) > len(shown):
+        shown.append(f"... and {len(complaints) - len(shown)} more")
+    return "\n  - ".join([f"{len(complaints)} problems in the workflow:", *shown])
+
+
+def _labels(workflow: GenericWorkflow) -> list[str]:
+    final = workflow.get_final()
+    last = final.labels if isinstance(final, GenericWorkflow) else [final.label] if final else []
+    try:
+        return [*workflow.labels, *last]
+    except networkx.NetworkXUnfeasible:
+        return []  # Jobs of two labels take turns; there is no order.
+
+
+def flatten(workflow: GenericWorkflow) -> dict[str, _Node]:
+    """Put the jobs of all groups, and the final jobs, side by side.
+
+    Parameters
+    ----------
+    workflow : `lsst.ctrl.bps.GenericWorkflow`
+        The workflow.
+
+    Returns
+    -------
+    nodes : `dict` [`str`, `_Node`]
+        Nodes by name. A group stands for its end: what it depends on, its
+        first jobs depend on; and it depends on its last ones.
+
+    Raises
+    ------
+    WorkflowError
+        Raised if two nodes have one name.
+    """
+    nodes: dict[str, _Node] = {}
+    todo: list[tuple[GenericWorkflow, list[str], bool]] = [(workflow, [], False)]
+    final = workflow.get_final()
+    if isinstance(final, GenericWorkflow):
+        todo.append((final, [], True))
+    elif final is not None:
+        nodes[final.name] = _Node(final, workflow, [], True)
+    while todo:
+        part, before, is_final = todo.pop()
+        for name in part.nodes:
+            node = part.get_job(name)
+            parents = list(part.predecessors(name)) or before
+            if name in nodes:
+                raise WorkflowError(f"Two jobs of the workflow have the name {name!r}.")
+            if node.node_type == GenericWorkflowNodeType.GROUP:
+                assert isinstance(node, GenericWorkflowGroup)
+                last = [member for member in node.nodes if not node.out_degree(member)]
+                todo.append((node, parents, is_final))
+                parents = last or parents
+            nodes[name] = _Node(node, part, parents, is_final)
+    return nodes
+
+
+def topological_order(nodes: dict[str, _Node]) -> list[str]:
+    """Order nodes so that each comes after its parents.
+
+    Parameters
+    ----------
+    nodes : `dict` [`str`, `_Node`]
+        The nodes.
+
+    Returns
+    -------
+    order : `list` [`str`]
+        Their names.
+
+    Raises
+    ------
+    WorkflowError
+        Raised if nodes wait for each other in a circle.
+    """
+    children: dict[str, list[str]] = {name: [] for name in nodes}
+    waiting = {}
+    for name, node in nodes.items():
+        waiting[name] = len(node.parents)
+        for parent in node.parents:
+            children[parent].append(name)
+    ready = deque(name for name, count in waiting.items() if not count)
+    order = []
+    while ready:
+        name = ready.popleft()
+        order.append(name)
+        for child in children[name]:
+            waiting[child] -= 1
+            if not waiting[child]:
+                ready.append(child)
+    if len(order) < len(nodes):
+        graph = networkx.DiGraph((name, child) for name in nodes for child in children[name])
+        cycle = [edge[0] for edge in networkx.find_cycle(graph)]
+        circle = " -> ".join([*cycle, cycle[0]])
+        raise WorkflowError(f"Jobs of the workflow wait for each other in a circle: {circle}.")
+    return order
+
+
+def check_jobs(nodes: dict[str, _Node], site: SiteConfig) -> list[str]:
+    """Look for jobs that could never run.
+
+    Parameters
+    ----------
+    nodes : `dict` [`str`, `_Node`]
+        The nodes.
+    site : `SiteConfig`
+        Where the jobs will run.
+
+    Returns
+    -------
+    complaints : `list` [`str`]
+        What is wrong.
+    """
+    memory = site.get_capacity()["memory"]
+    complaints: list[str] = []
+    for name, item in nodes.items():
+        job = item.node
+        if isinstance(job, GenericWorkflowJob):
+            on_host = job.label in SUBMIT_HOST_JOBS or item.final
+            complaints.extend(_job_complaints(name, job, item, None if on_host else memory))
+    return complaints
+
+
+def _job_complaints(name: str, job: GenericWorkflowJob, item: _Node, memory: float | None) -> Iterator[str]:
+    for key in ("priority", "request_memory", "request_cpus", "request_disk", "request_walltime"):
+        value = getattr(job, key)
+        if value not in (None, "") and not _is_whole_number(value):
+            yield f"Job {name}: its {key} is {value!r}; a whole number is wanted."
+            return
+    if memory is not None and int(job.request_memory or 0) > memory:
+        yield (
+            f"Job {name} asks for {job.request_memory} MB; the site has {memory:.0f} MB. "
+            f"Set requestMemory of {job.label} to less, or use a site with more."
+        )
+    try:
+        command = job_command(job, get_file_paths(item.workflow, name))
+    except KeyError as exc:
+        yield f"Job {name}: its command names <FILE:{exc.args[0]}>, and the job has no such file."
+        return
+    except ValueError as exc:
+        yield f"Job {name}: its command cannot be read: {exc}: {job.arguments}"
+        return
+    longest = max((len(word.encode()) for word in command.words or ()), default=0)
+    if longest > LONGEST_WORD:
+        yield (
+            f"Job {name}: an argument of its command has {longest} bytes; Linux takes {LONGEST_WORD}. "
+            f"Put fewer quanta into a job of {job.label}."
+        )
+
+
+def _is_whole_number(value: object) -> bool:
+    try:
+        int(value)  # type: ignore[call-overload]  # That is the question.
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _shared_files(nodes: dict[str, _Node]) -> dict[str, str]:
+    """Return the files that more than one job has."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for name, item in nodes.items():
+        counts.update(get_file_paths(item.workflow, name).items())
+    return {file: path for (file, path), count in counts.items() if count > 1}
+
+
+def _plan_lines(
+    nodes: dict[str, _Node], order: list[str], shared: dict[str, str]
+) -> Iterator[tuple[Any, ...]]:
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(order):
+        item = nodes[name]
+        parents = sorted(numbers[parent] for parent in item.parents)
+        numbers[name] = number
+        template, own = _describe(item)
+        files = get_file_paths(item.workflow, name)
+        own_files = {file: path for file, path in files.items() if shared.get(file) != path}
+        yield name, template, parents, own, own_files
+
+
+def _describe(item: _Node) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a node shares with others, and what is its own."""
+    node = item.node
+    template: dict[str, Any] = {"label": node.label, "kind": _KINDS[node.node_type], "final": item.final}
+    if isinstance(node, GenericWorkflowGroup):
+        template["blocking"] = node.blocking
+    if not isinstance(node, GenericWorkflowJob):
+        return template, {}
+    fields = {}
+    for name in _FIELDS:
+        value = getattr(node, name)
+        if value is not None and value != DEFAULTS[name]:
+            fields[name] = value
+    own = {name: value for name in _OWN_FIELDS if (value := getattr(node, name))}
+    if node.executable is not None:
+        executable = node.executable
+        fields["executable"] = {
+            "name": executable.name,
+            "src_uri": executable.src_uri,
+            "transfer_executable": executable.transfer_executable,
+        }
+    if "cmdvals" not in own and "arguments" in fields:
+        # Without values to fill in, each job has its own text.
+        own["arguments"] = fields.pop("arguments")
+    template["fields"] = fields
+    template["on_submit_host"] = item.final or node.label in SUBMIT_HOST_JOBS
+    return template, own
+
+
+_KINDS = {
+    GenericWorkflowNodeType.PAYLOAD: JobKind.PAYLOAD,
+    GenericWorkflowNodeType.NOOP: JobKind.NOOP,
+    GenericWorkflowNodeType.GROUP: JobKind.GROUP,
+}

@@ -1,0 +1,479 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A run from Python: prepare, run, look, cancel, restart."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
+from lsst.daf.butler import Config
+from rich.console import Console
+
+from .configuration import get_bps_config_value
+from .environment import capture_environment, write_environment
+from .errors import (
+    DamagedFileError,
+    RunCancelledError,
+    RunEndedError,
+    RunFailedError,
+    RunInterruptedError,
+    RunStateError,
+)
+from .files import PRIVATE, storage_errors, write_atomic
+from .journal import Journal
+from .leftovers import end_leftovers
+from .liveness import RunLock, living_holder
+from .paths import SubmitPaths
+from .plan import Plan
+from .progress import ProgressDisplay, label_table
+from .registry import find_submit_path, register_run
+from .report import RunView, failure_lines
+from .state import JobState, RunState, replay
+
+if TYPE_CHECKING:
+    import parsl.config
+
+    from .driver import Driver
+    from .site import SiteConfig
+
+__all__ = ["ParslWorkflow", "get_parsl_config", "start_pipeline"]
+
+_LOG = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CANCEL_SECONDS = 60.0
+"""Time that a driver has to answer a request to cancel."""
+
+
+def get_parsl_config(config: BpsConfig) -> parsl.config.Config:
+    """Return the Parsl configuration of the site that is chosen.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+
+    Returns
+    -------
+    parsl_config : `parsl.config.Config`
+        Executors and all.
+    """
+    from .site import SiteConfig
+
+    return SiteConfig.from_config(config).get_parsl_config()
+
+
+def start_pipeline(config_file: str | os.PathLike[str], **kwargs: Any) -> ParslWorkflow:
+    """Prepare a run: all that ``bps prepare`` does, and nothing runs.
+
+    Parameters
+    ----------
+    config_file : `str` or `os.PathLike`
+        BPS's YAML.
+    **kwargs : `~typing.Any`
+        What ``bps prepare`` has as options, such as ``compute_site``.
+
+    Returns
+    -------
+    workflow : `ParslWorkflow`
+        The run.
+    """
+    from lsst.ctrl.bps.drivers import prepare_driver
+
+    kwargs.setdefault("wms_service", "lsst.ctrl.bps.parsl.ParslService")
+    _, workflow = prepare_driver(os.fspath(config_file), **kwargs)
+    assert isinstance(workflow, ParslWorkflow)
+    return workflow
+
+
+class ParslWorkflow(BaseWmsWorkflow):
+    """A run.
+
+    Parameters
+    ----------
+    name : `str`
+        Its name, which is also its id.
+    config : `lsst.ctrl.bps.BpsConfig`
+        Its configuration.
+    """
+
+    def __init__(self, name: str, config: BpsConfig) -> None:
+        super().__init__(name, config)
+        self.run_id: str | None = name
+        self.submit_path: str | None = None
+        self._generic: GenericWorkflow | None = None
+        self._driver: Driver | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @classmethod
+    def from_generic_workflow(
+        cls, config: BpsConfig, generic_workflow: GenericWorkflow, out_prefix: str, service_class: str
+    ) -> Self:
+        """Make a run of BPS's workflow; nothing is written yet.
+
+        Parameters
+        ----------
+        config : `lsst.ctrl.bps.BpsConfig`
+            Configuration of the run.
+        generic_workflow : `lsst.ctrl.bps.GenericWorkflow`
+            The workflow.
+        out_prefix : `str`
+            Submit directory.
+        service_class : `str`
+            Name of the service that makes it.
+
+        Returns
+        -------
+        workflow : `ParslWorkflow`
+            The run.
+        """
+        name = get_bps_config_value(config, "uniqProcName", str, generic_workflow.name)
+        workflow = cls(name or generic_workflow.name, config)
+        workflow.service_class = service_class
+        workflow._generic = generic_workflow
+        workflow.submit_path = os.path.abspath(out_prefix)
+        return workflow
+
+    @classmethod
+    def read(cls, out_prefix: str | os.PathLike[str]) -> Self:
+        """Read a run that was prepared, by whatever process.
+
+        Parameters
+        ----------
+        out_prefix : `str` or `os.PathLike`
+            Its submit directory, or its id.
+
+        Returns
+        -------
+        workflow : `ParslWorkflow`
+            The run.
+
+        Raises
+        ------
+        DamagedFileError
+            Raised if what was prepared is damaged.
+        RunNotFoundError
+            Raised if there is no such run.
+        """
+        paths = SubmitPaths(find_submit_path(os.fspath(out_prefix)))
+        plan = Plan(paths.plan)
+        workflow = cls(plan.run, _read_config(paths))
+        workflow.submit_path = str(paths.submit_path)
+        return workflow
+
+    def write(self, out_prefix: str | os.PathLike[str]) -> None:
+        """Write the plan and what else it takes to run, into a directory.
+
+        Parameters
+        ----------
+        out_prefix : `str` or `os.PathLike`
+            Submit directory.
+        """
+        from .site import SiteConfig
+        from .translate import translate
+
+        assert self._generic is not None, "only a run that was made of a workflow is written"
+        self.submit_path = os.path.abspath(out_prefix)
+        paths = self.paths
+        site = SiteConfig.from_config(self.config)
+        with storage_errors(paths.directory, "make the run's directories"):
+            paths.create()
+        _write_config(paths, self.config)
+        write_environment(paths.environment, capture_environment(), site.get_command_prefix())
+        translate(self.config, self._generic, site, paths.plan)
+        # BPS's view of the workflow is large, and the plan has it all.
+        self._generic = None
+        register_run(self.name, paths.submit_path)
+
+    @property
+    def paths(self) -> SubmitPaths:
+        """Where the run's files are."""
+        assert self.submit_path is not None
+        return SubmitPaths(self.submit_path)
+
+    # Running.
+
+    def run(self, block: bool = True) -> None:
+        """Run what has not succeeded yet.
+
+        Parameters
+        ----------
+        block : `bool`, optional
+            Whether to wait for the end. Otherwise the run goes on in a thread
+            of this process; see `wait`.
+
+        Raises
+        ------
+        RunHeldError
+            Raised if another driver has the run.
+        RunEndedError
+            Raised if the run ended without success.
+        RunStateError
+            Raised if all its jobs have succeeded.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise RunStateError(f"Run {self.name} is already running in this process.")
+        lock = RunLock(self.paths.lock, self.name)
+        lock.acquire()
+        try:
+            driver = self._make_driver(lock)
+        except BaseException:
+            lock.release()
+            raise
+        if block:
+            with self._signals(driver):
+                self._drive(driver, lock)
+            return
+        self._error = None
+        self._thread = threading.Thread(target=self._drive_aside, args=(driver, lock), name="driver")
+        self._thread.start()
+
+    def restart(self, block: bool = True) -> None:
+        """Resume the run: what succeeded stays, all else is done.
+
+        Parameters
+        ----------
+        block : `bool`, optional
+            As for `run`.
+        """
+        self.run(block=block)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a run that goes on in a thread of this process.
+
+        Parameters
+        ----------
+        timeout : `float`, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        ended : `bool`
+            Whether it has ended.
+
+        Raises
+        ------
+        RunEndedError
+            Raised if the run ended without success.
+        """
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            return False
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return True
+
+    def cancel(self) -> str:
+        """Cancel the run: end its jobs, and let no more begin.
+
+        Returns
+        -------
+        message : `str`
+            What was done.
+
+        Raises
+        ------
+        RunStateError
+            Raised if the run has ended before.
+        """
+        paths = self.paths
+        holder = living_holder(paths.lock)
+        if holder is None:
+            return self._cancel_dead_run()
+        with storage_errors(paths.cancel_request, "ask the driver to cancel the run"):
+            with write_atomic(paths.cancel_request) as stream:
+                stream.write(f"{os.getpid()}\n".encode())
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while time.monotonic() < deadline:
+            state = replay(Plan(paths.plan), paths)
+            if state.cancelled:
+                return f"The driver on {holder} ends the jobs of {self.name}; its final job still runs."
+            if living_holder(paths.lock) is None:
+                return f"Run {self.name} ended before it was cancelled."
+            time.sleep(0.2)
+        return f"The driver on {holder} was asked to cancel {self.name} and has not answered yet."
+
+    def _cancel_dead_run(self) -> str:
+        """Cancel a run that nobody drives."""
+        lock = RunLock(self.paths.lock, self.name)
+        lock.acquire()
+        try:
+            end_leftovers(str(self.paths.submit_path))
+            state = replay(Plan(self.paths.plan), self.paths)
+            if state.finished is not None:
+                raise RunStateError(
+                    f"Run {self.name} has ended before ({state.finished}); there is nothing to cancel."
+                )
+            journal = Journal(self.paths.driver_journal, self.name)
+            now = round(time.time(), 3)
+            journal.append({"e": "cancel", "t": now})
+            journal.append({"e": "finish", "t": now, "state": JobState.DELETED.name})
+            journal.close()
+        finally:
+            lock.release()
+        return f"Run {self.name} was not running; it is marked as cancelled."
+
+    def _make_driver(self, lock: RunLock) -> Driver:
+        from .driver import Driver
+        from .driver.backend import ParslBackend
+        from .driver.tasks import TaskMaker
+        from .site import SiteConfig
+
+        paths = self.paths
+        plan = Plan(paths.plan)
+        end_leftovers(str(paths.submit_path))
+        state = replay(plan, paths)
+        self._check_startable(plan, state)
+        site = SiteConfig.from_config(self.config)
+        backend = ParslBackend(site, self._setup(plan, site))
+        journal = Journal(paths.driver_journal, self.name)
+        maker = TaskMaker(plan, self.config, site, paths)
+        retries = site.settings.retries
+        driver = Driver(state, journal, backend, maker, paths, lock=lock, retries=retries)
+        self._driver = driver
+        return driver
+
+    def _check_startable(self, plan: Plan, state: RunState) -> None:
+        if state.finished == JobState.SUCCEEDED.name:
+            raise RunStateError(
+                f"All jobs of run {self.name} have succeeded; there is nothing to do. "
+                f"See: bps report --id {self.name}"
+            )
+        if not os.path.isdir(plan.header["cwd"]):
+            raise RunStateError(
+                f"The directory in which {self.name} was prepared is gone, and its jobs run in it: "
+                f"{plan.header['cwd']}. Make it again, then repeat the command."
+            )
+
+    def _setup(self, plan: Plan, site: SiteConfig) -> dict[str, Any]:
+        """Describe this host to its runner."""
+        return {
+            "submit_path": str(self.paths.submit_path),
+            "cwd": plan.header["cwd"],
+            "export": True,
+            **site.get_capacity(),
+        }
+
+    def _drive(self, driver: Driver, lock: RunLock) -> None:
+        try:
+            with ProgressDisplay(self.name) as display:
+                driver.listen(display)
+                state = driver.run()
+        finally:
+            lock.release()
+        self._raise_for(state)
+
+    def _drive_aside(self, driver: Driver, lock: RunLock) -> None:
+        try:
+            self._drive(driver, lock)
+        except BaseException as exc:
+            self._error = exc
+
+    def _raise_for(self, state: RunState) -> None:
+        totals = state.totals()
+        total = sum(totals.values())
+        if state.finished == JobState.SUCCEEDED.name:
+            _LOG.info("Run %s: all %d jobs succeeded.", self.name, total)
+            return
+        resume = f"bps restart --id {self.name}"
+        done = f"{totals[JobState.SUCCEEDED]} of {total} jobs succeeded"
+        error: RunEndedError
+        if state.stopped is not None:
+            error = RunInterruptedError(f"Stopped ({state.stopped}); {done}. Resume with: {resume}")
+        elif state.cancelled:
+            error = RunCancelledError(f"Run {self.name} was cancelled; {done}. Resume with: {resume}")
+        else:
+            pruned = totals[JobState.PRUNED]
+            after = f", and {pruned} could not run because of that" if pruned else ""
+            error = RunFailedError(
+                f"{totals[JobState.FAILED]} jobs of {self.name} failed{after}; {done}. "
+                f"When the reason is mended: {resume}"
+            )
+        self._show(state)
+        raise error
+
+    def _show(self, state: RunState) -> None:
+        """Print what became of the jobs."""
+        console = Console(stderr=True, highlight=False, markup=False)
+        console.print(label_table(state))
+        for line in failure_lines(RunView(self.paths)):
+            console.print(line, soft_wrap=True)
+
+    @contextmanager
+    def _signals(self, driver: Driver) -> Iterator[None]:
+        """Have the driver stop cleanly on Ctrl-C and its kin."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: object) -> None:
+            driver.stop(signal.Signals(number).name)
+
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        for number in _SIGNALS:
+            if before[number] != signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we.
+                signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # Looking.
+
+    def status(self) -> str:
+        """Count jobs by label and state.
+
+        Returns
+        -------
+        table : `str`
+            A table to print.
+        """
+        console = Console(width=160, highlight=False)
+        with console.capture() as capture:
+            console.print(label_table(RunView(self.paths).state))
+        return capture.get()
+
+
+def _write_config(paths: SubmitPaths, config: BpsConfig) -> None:
+    """Write the configuration as it is understood here and now.
+
+    Environment variables are replaced by their values: a restart has another
+    environment, and must understand the same. They may be secrets, so the
+    file is private.
+    """
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: expanded(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [expanded(item) for item in value]
+        return os.path.expandvars(value) if isinstance(value, str) else value
+
+    content = expanded(Config(config).toDict())
+    with storage_errors(paths.config, "write the configuration"), write_atomic(paths.config, PRIVATE) as out:
+        out.write(yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def _read_config(paths: SubmitPaths) -> BpsConfig:
+    with storage_errors(paths.config, "read the configuration"):
+        text = Path(paths.config).read_text()
+    try:
+        return BpsConfig(yaml.safe_load(text))
+    except (yaml.YAMLError, ValueError, TypeError) as exc:
+        raise DamagedFileError(
+            f"{paths.config} is damaged ({exc}). The run cannot be resumed; submit it again."
+        ) from exc
