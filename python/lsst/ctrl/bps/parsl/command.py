@@ -21,6 +21,7 @@ LONGEST_WORD = 128 * 1024 - 1
 
 _PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{([^{}\s]+)}")
 _ENV = re.compile(r"(<ENV:[^>]*>)")
+_PLAIN = re.compile(r"(?:[\w \t.//:=,+@%~^*?#!{}\[\]-]|<ENV:[^>]*>)*")
 _SHELL_CHARACTERS = frozenset("|&;<>()$`\n")
 _SHELL_WORDS = frozenset(
     ". ! { [[ alias bind case cd command declare eval exec exit export for function hash if let local "
@@ -89,10 +90,33 @@ def build_command(template: str, values: Mapping[str, object], files: Mapping[st
     line = "".join(pieces)
     if needs_shell or special:
         return Command(line, None)
-    words = shlex.split(line)
+    words = split_words(line)
     if not words or words[0] in _SHELL_WORDS or _ASSIGNMENT.match(words[0]):
         return Command(line, None)
     return Command(line, words)
+
+
+def split_words(line: str) -> list[str]:
+    """Split a line into words as a shell does.
+
+    Parameters
+    ----------
+    line : `str`
+        The line.
+
+    Returns
+    -------
+    words : `list` [`str`]
+        Its words, without their quotations.
+
+    Raises
+    ------
+    ValueError
+        Raised if a quotation has no end.
+    """
+    if "'" in line or '"' in line or "\\" in line or "#" in line:
+        return shlex.split(line)
+    return line.split()  # The same, and a hundred times faster.
 
 
 def _scan(text: str, quote: str) -> tuple[str, bool]:
@@ -101,6 +125,8 @@ def _scan(text: str, quote: str) -> tuple[str, bool]:
     Returns the quotation that is open at the end, and whether the part uses a
     shell's grammar.
     """
+    if not quote and _PLAIN.fullmatch(text):
+        return "", False
     special = False
     characters = iter(_ENV.sub("", text))
     for character in characters:
@@ -128,7 +154,7 @@ def _quoted(value: str, quote: str, one_word: bool) -> str:
     try:
         # Options such as "-c task:key='a b'": several words, by the quotes
         # that are in them.
-        words = shlex.split(value)
+        words = split_words(value)
     except ValueError:
         words = [value]
     return " ".join(_inert(word) for word in words)

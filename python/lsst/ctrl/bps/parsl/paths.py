@@ -17,6 +17,10 @@ _LONGEST_NAME = 200
 """Bytes of a file name that we make; file systems take 255, and we add
 suffixes."""
 
+_UNSAFE = re.compile(r"[^\w.,=+@%-]")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@%-]*")
+_VARIABLE = re.compile(r"{([^{}]*)}")
+
 
 def safe_name(name: str) -> str:
     """Make a file name of a text that may hold anything.
@@ -33,7 +37,9 @@ def safe_name(name: str) -> str:
         of it without the characters that a path or a shell gives a meaning,
         and a digest that keeps two different texts apart.
     """
-    safe = re.sub(r"[^\w.,=+@%-]", "_", name)
+    if len(name) < _LONGEST_NAME and _PLAIN.fullmatch(name):
+        return name
+    safe = _UNSAFE.sub("_", name)
     if safe.startswith((".", "-")):
         safe = "_" + safe[1:]
     encoded = safe.encode("utf-8", "replace")
@@ -54,6 +60,7 @@ class SubmitPaths:
 
     def __init__(self, submit_path: str | os.PathLike[str]) -> None:
         self.submit_path = Path(os.path.abspath(submit_path))
+        self._logs = str(self.logs)
 
     def __repr__(self) -> str:
         return f"SubmitPaths({str(self.submit_path)!r})"
@@ -107,7 +114,7 @@ class SubmitPaths:
         """Directory of the jobs' output."""
         return self.submit_path / "logs"
 
-    def log_stem(self, template: str, name: str, label: str, tags: Mapping[str, object]) -> Path:
+    def log_stem(self, template: str, name: str, label: str, tags: Mapping[str, object]) -> str:
         """Return the path of a job's log files, without their suffix.
 
         Parameters
@@ -122,16 +129,18 @@ class SubmitPaths:
 
         Returns
         -------
-        stem : `pathlib.Path`
+        stem : `str`
             Path below the logs directory, whatever the values hold.
         """
         values = {**tags, "label": label}
-        parts = []
+        parts = [self._logs]
         for part in template.split("/"):
-            filled = re.sub(r"{([^{}]*)}", lambda m: str(values.get(m.group(1), "")), part)
+            filled = _VARIABLE.sub(lambda match: str(values.get(match.group(1), "")), part)
             if filled:
                 parts.append(safe_name(filled))
-        return self.logs.joinpath(*parts, safe_name(name))
+        parts.append(safe_name(name))
+        # Text, not a path object: this is done for each job.
+        return "/".join(parts)
 
     def create(self) -> None:
         """Make the directories, and close the submit directory to others.

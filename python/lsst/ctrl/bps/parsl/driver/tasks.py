@@ -136,7 +136,7 @@ def parsl_job(
     planned = plan.job(index)
     generic = generic_job(planned, memory)
     stem = paths.log_stem(plan.header["log_template"], generic.name, generic.label, generic.tags)
-    return ParslJob(generic, config, planned.files, log_stem=str(stem))
+    return ParslJob(generic, config, planned.files, log_stem=stem)
 
 
 def job_spec(job: ParslJob, index: int, attempt: int) -> dict[str, Any]:
