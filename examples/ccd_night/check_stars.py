@@ -17,10 +17,11 @@ HINT = "Use the Python of the environment which has 'bps', with ccd_night's dire
 
 try:
     import numpy as np
+    from lsst.daf.butler import Butler, ButlerUserError
+
     from ccd_night.instrument import NightCam
     from ccd_night.pixels import robust_sigma
     from ccd_night.stars import match_stars
-    from lsst.daf.butler import Butler, ButlerUserError
 except ModuleNotFoundError as error:
     sys.exit(f"check_stars.py: cannot import {error.name}. {HINT}")
 

@@ -108,11 +108,13 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
         except FileNotFoundError:
             return
         with open(fd, "rb", buffering=1 << 20) as stream:
-            lines = enumerate(stream, 1)
-            for number, line in lines:
+            size = os.fstat(fd).st_size
+            position = 0
+            for number, line in enumerate(stream, 1):
                 event = _decode(line)
+                position += len(line)
                 if event is None:
-                    if not _is_torn(line, stream.peek(1)):
+                    if not _is_torn(line, last=position >= size):
                         raise DamagedFileError(
                             f"{path} is damaged in line {number}. The run cannot be resumed from it; "
                             "restore the file, or submit the run again."
@@ -140,11 +142,11 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     return event
 
 
-def _is_torn(line: bytes, rest: bytes) -> bool:
+def _is_torn(line: bytes, last: bool) -> bool:
     """Tell an unfinished line from a damaged one.
 
     A driver that was killed leaves a line without its end; the next one ends
     it with a newline and goes on, so that it can stand in the middle.
     """
     text = line.rstrip(b"\n").rstrip(b"\0")
-    return not rest or not text.endswith(b"}")
+    return last or not text.endswith(b"}")

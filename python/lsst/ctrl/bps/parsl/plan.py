@@ -218,22 +218,22 @@ class Plan:
         return len(self.template_of)
 
     def _load(self, stream: Iterable[bytes]) -> None:
-        offset = crc = 0
-        number = -1
-        line = b""
+        offset = crc = count = 0
+        end: dict[str, Any] = {}
         try:
-            for number, line in enumerate(stream):
+            for line in stream:
                 if line.startswith(b'{"end"'):
+                    end = json.loads(line)
                     break
                 crc = zlib.crc32(line, crc)
                 self._load_line(json.loads(line), offset)
                 offset += len(line)
-            end = json.loads(line)
-            if end["end"] != number or end["crc"] != crc:
-                raise ValueError("its checksum is wrong")
-        except (ValueError, TypeError, KeyError, IndexError) as exc:
+                count += 1
+            if end != {"end": count, "crc": crc}:
+                raise ValueError("it is not whole")
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as exc:
             raise DamagedFileError(
-                f"{self.path} is damaged (line {number + 1}: {exc}). "
+                f"{self.path} is damaged (line {count + 1}: {exc}). "
                 "The run cannot be resumed; submit it again."
             ) from exc
 

@@ -8,8 +8,9 @@ import os
 import time
 from typing import Any
 
-from lsst.ctrl.bps import BaseWmsService, BaseWmsWorkflow, BpsConfig, GenericWorkflow, WmsRunReport, WmsStates
 from lsst.daf.butler import Config
+
+from lsst.ctrl.bps import BaseWmsService, BaseWmsWorkflow, BpsConfig, GenericWorkflow, WmsRunReport, WmsStates
 
 from .configuration import parsl_log_level
 from .environment import set_command_directories

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from lsst.ctrl.bps import BPS_DEFAULTS
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from lsst.ctrl.bps import BPS_DEFAULTS
 
 from .errors import ConfigurationError
 from .job import DEFAULTS as JOB_FIELDS

@@ -9,9 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
+from lsst.utils import doImport
+
 import parsl.config
 from lsst.ctrl.bps import BpsConfig
-from lsst.utils import doImport
 from parsl.addresses import address_by_hostname
 from parsl.executors.base import ParslExecutor
 
@@ -104,7 +105,7 @@ class SiteConfig(ABC):
             Raised if there is none.
         """
         name = get_bps_config_value(config, "computeSite", str)
-        sites = config[".site"] if ".site" in config else {}
+        sites = config.get(".site", {})
         known = sorted(key for key in sites if isinstance(key, str)) if sites else []
         choice = f" Known sites: {', '.join(known)}." if known else ""
         if not name:
@@ -282,4 +283,3 @@ def site_complaints(config: BpsConfig) -> list[str]:
     except ConfigurationError as exc:
         return exc.complaints
     return []
-

@@ -98,7 +98,11 @@ class RunState:
         self._final = [template.final for template in plan.templates]
         self._tolerant = [t.kind == JobKind.GROUP and not t.blocking for t in plan.templates]
         self._waiting = array("I", bytes(4 * len(plan)))
+        self._final_jobs: list[int] = []
+        self._finals_released = False
+        self._open = self._open_final = 0
         self.counts: list[list[int]] = []
+        """Number of jobs by label and state."""
         self._reset()
 
     # Reading.

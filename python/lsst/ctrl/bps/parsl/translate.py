@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import networkx
+
 from lsst.ctrl.bps import (
     BpsConfig,
     GenericWorkflow,

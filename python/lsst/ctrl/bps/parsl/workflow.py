@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
 from lsst.daf.butler import Config
 from rich.console import Console
+
+from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
 
 from .configuration import get_bps_config_value
 from .environment import capture_environment, write_environment
@@ -293,9 +294,9 @@ class ParslWorkflow(BaseWmsWorkflow):
         holder = living_holder(paths.lock)
         if holder is None:
             return self._cancel_dead_run()
-        with storage_errors(paths.cancel_request, "ask the driver to cancel the run"):
-            with write_atomic(paths.cancel_request) as stream:
-                stream.write(f"{os.getpid()}\n".encode())
+        request = paths.cancel_request
+        with storage_errors(request, "ask the driver to cancel the run"), write_atomic(request) as stream:
+            stream.write(f"{os.getpid()}\n".encode())
         deadline = time.monotonic() + CANCEL_SECONDS
         while time.monotonic() < deadline:
             state = replay(Plan(paths.plan), paths)

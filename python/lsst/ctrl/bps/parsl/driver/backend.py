@@ -99,7 +99,8 @@ class ParslBackend:
         task : `Task`
             The task.
         """
-        assert self._kernel is not None and self._host_pool is not None
+        assert self._kernel is not None, "it was not started"
+        assert self._host_pool is not None
         future: Future[dict[str, Any]]
         self._submitted += 1
         task.spec["n"] = self._submitted

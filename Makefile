@@ -1,0 +1,53 @@
+# Everything is set up here: an environment of its own in .venv, made anew
+# when pyproject.toml changes.
+#
+#   make demo        reduce a small simulated night with bps
+#   make test        run the whole test suite
+#   make benchmark   compare with the released plugin
+#   make doc         build the documentation into doc/_build
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+PEER := $(CURDIR)/.venv-peer
+export PATH := $(BIN):$(PATH)
+
+.PHONY: demo test lint types unit doc benchmark clean
+
+demo: $(VENV)/demo.installed
+	examples/ccd_night/demo.sh
+
+test: lint types unit doc
+
+lint: $(VENV)/test.installed
+	ruff check .
+	ruff format --check .
+
+types: $(VENV)/test.installed
+	mypy python tests benchmarks examples/ccd_night/python
+
+unit: $(VENV)/test.installed
+	pytest -n 2 --dist worksteal
+
+doc: $(VENV)/test.installed
+	sphinx-build -W --keep-going -q -b html doc doc/_build/html
+
+benchmark: $(VENV)/demo.installed $(PEER)/installed
+	python benchmarks/compare.py --peer $(PEER)/bin/python
+
+$(VENV)/%.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or later is needed; name it with: make PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+# The release that people have, with the newest Parsl that it works with.
+$(PEER)/installed:
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/pip install --quiet --disable-pip-version-check \
+	    lsst-ctrl-bps-parsl==30.2026.300 parsl==2025.12.1
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(PEER) doc/_build doc/py-api demo build

@@ -1,0 +1,1 @@
+# A shared namespace; mypy finds our part of it in python/.
