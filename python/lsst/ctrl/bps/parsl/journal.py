@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,16 @@ def _ends_whole(path: Path, size: int) -> bool:
         return stream.read(1) == b"\n"
 
 
-def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+def read_journal(path: Path, wanted: Callable[[bytes], bool] | None = None) -> Iterator[dict[str, Any]]:
     """Read the events of a journal.
 
     Parameters
     ----------
     path : `pathlib.Path`
         The file; one that does not exist has no events.
+    wanted : `~collections.abc.Callable`, optional
+        Tells of a line, as it stands in the file, whether it is worth
+        decoding; all are by default.
 
     Yields
     ------
@@ -111,8 +114,10 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
             size = os.fstat(fd).st_size
             position = 0
             for number, line in enumerate(stream, 1):
-                event = _decode(line)
                 position += len(line)
+                if wanted is not None and not wanted(line):
+                    continue
+                event = _decode(line)
                 if event is None:
                     if not _is_torn(line, last=position >= size):
                         raise DamagedFileError(
@@ -136,7 +141,7 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     try:
         if zlib.crc32(body) != int(crc.rstrip(b"}\n")):
             return None
-        event: dict[str, Any] = json.loads(body)
+        event: dict[str, Any] = json.loads(body.decode())
     except ValueError:
         return None
     return event

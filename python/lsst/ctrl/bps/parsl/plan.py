@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,8 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from .errors import DamagedFileError, RunNotFoundError
 from .files import storage_errors, write_atomic
@@ -207,12 +210,9 @@ class Plan:
             )
         with storage_errors(path, "read the plan"):
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            weakref.finalize(self, os.close, self._fd)
             with open(self._fd, "rb", closefd=False, buffering=1 << 20) as stream:
                 self._load(stream)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_fd"):
-            os.close(self._fd)
 
     def __len__(self) -> int:
         return len(self.template_of)
@@ -226,7 +226,7 @@ class Plan:
                     end = json.loads(line)
                     break
                 crc = zlib.crc32(line, crc)
-                self._load_line(json.loads(line), offset)
+                self._load_line(json.loads(line.decode()), offset)
                 offset += len(line)
                 count += 1
             if end != {"end": count, "crc": crc}:
@@ -350,20 +350,17 @@ class Adjacency:
     """
 
     def __init__(self, parents: array[int], ends: array[int]) -> None:
-        count = len(ends) - 1
-        starts = array("Q", bytes(8 * (count + 1)))
-        for parent in parents:
-            starts[parent + 1] += 1
-        for index in range(count):
-            starts[index + 1] += starts[index]
-        free = array("Q", starts)
-        children = array("I", bytes(parents.itemsize * len(parents)))
-        for index in range(count):
-            for parent in parents[ends[index] : ends[index + 1]]:
-                children[free[parent]] = index
-                free[parent] += 1
-        self._starts = starts
-        self._children = children
+        of_parents = numpy.frombuffer(parents, dtype=f"u{parents.itemsize}")
+        limits = numpy.frombuffer(ends, dtype=f"u{ends.itemsize}").astype(numpy.int64)
+        count = len(limits) - 1
+        by_parent = numpy.argsort(of_parents, kind="stable")
+        children = numpy.repeat(numpy.arange(count, dtype=numpy.uint32), numpy.diff(limits))[by_parent]
+        numbers = numpy.bincount(of_parents, minlength=count)
+        # Arrays of the standard library: one element at a time, they are
+        # faster than NumPy's.
+        self._starts = array("Q", [0])
+        self._starts.frombytes(numpy.cumsum(numbers).astype(numpy.uint64).tobytes())
+        self._children = array("I", children.tobytes())
 
     def __getitem__(self, index: int) -> array[int]:
         return self._children[self._starts[index] : self._starts[index + 1]]

@@ -26,8 +26,11 @@ Events of nodes: ``start`` and ``end`` of attempt ``a`` of job ``j``.
 
 from __future__ import annotations
 
+import re
 from array import array
+from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 from .errors import DamagedFileError
@@ -56,6 +59,7 @@ class JobState(IntEnum):
         return self >= JobState.SUCCEEDED
 
 
+_NODE_EVENT = re.compile(rb'{"e":"\w+","j":(\d+),"a":(\d+),')
 _FIRST_ENDED = int(JobState.SUCCEEDED)
 
 
@@ -89,6 +93,7 @@ class RunState:
         self.finished: str | None = None
         self.stopped: str | None = None
         self.cancelled = False
+        self._touched = False
         self.started_at: float | None = None
         self.changed_at: float | None = None
         self._newly_ready: list[int] = []
@@ -159,6 +164,28 @@ class RunState:
         ready, self._newly_ready = self._newly_ready, []
         return ready
 
+    def may_concern(self, line: bytes) -> bool:
+        """Tell whether a line of a node's journal can change anything.
+
+        Parameters
+        ----------
+        line : `bytes`
+            The line.
+
+        Returns
+        -------
+        wanted : `bool`
+            `False` for an attempt of a job that has ended, or that another
+            attempt followed: nearly all lines of a long run.
+        """
+        match = _NODE_EVENT.match(line)
+        if match is None:
+            return True
+        job = int(match.group(1))
+        return job >= len(self.states) or (
+            self.states[job] < _FIRST_ENDED and self.attempts[job] == int(match.group(2))
+        )
+
     @property
     def open_jobs(self) -> int:
         """Number of jobs that have not ended, without the final ones."""
@@ -192,6 +219,7 @@ class RunState:
             An event of the driver or of a node.
         """
         getattr(self, f"_on_{event['e']}")(event)
+        self._touched = True
         time = event["t"]
         if self.changed_at is None or time > self.changed_at:
             self.changed_at = time
@@ -203,6 +231,8 @@ class RunState:
         self.cancelled = False
         if self.started_at is None:
             self.started_at = event["t"]
+            if not self._touched:
+                return  # As it was made.
         self._reset()
 
     def _on_pending(self, event: dict[str, Any]) -> None:
@@ -284,20 +314,20 @@ class RunState:
         self._set(job, state)
         if not was_open:
             return  # It succeeded while it was being cancelled.
+        states, waiting, children = self.states, self._waiting, self.plan.children
         ended = [job]
         while ended:
             parent = ended.pop()
             self._count_ended(parent)
-            succeeded = self.states[parent] == JobState.SUCCEEDED
-            for child in self.plan.children[parent]:
-                if self.states[child] >= _FIRST_ENDED:
+            succeeded = states[parent] == JobState.SUCCEEDED
+            for child in children[parent]:
+                if states[child] >= _FIRST_ENDED:
                     continue
-                template = self.plan.template_of[child]
-                self._waiting[child] -= 1
-                if not succeeded and not self._tolerant[template]:
+                left = waiting[child] = waiting[child] - 1
+                if not succeeded and not self._tolerant[self.plan.template_of[child]]:
                     self._set(child, JobState.PRUNED)
                     ended.append(child)
-                elif self._waiting[child] == 0 and self._make_ready(child):
+                elif not left and self._make_ready(child):
                     ended.append(child)
         self._open_final_jobs()
 
@@ -360,7 +390,10 @@ class RunState:
         if done:
             return JobState.SUCCEEDED
         states = self.states
-        waiting = sum(states[parent] != JobState.SUCCEEDED for parent in self.plan.parents(job))
+        parents = self.plan.parents(job)
+        waiting = len(parents)
+        if self._touched:
+            waiting -= sum(states[parent] == JobState.SUCCEEDED for parent in parents)
         self._waiting[job] = waiting
         if waiting or final:
             return JobState.UNREADY
@@ -392,13 +425,19 @@ def replay(plan: Plan, paths: SubmitPaths) -> RunState:
         Raised if a journal is damaged.
     """
     state = RunState(plan)
-    for path in (paths.driver_journal, *paths.node_journals()):
-        for event in read_journal(path):
-            try:
-                state.apply(event)
-            except (AttributeError, IndexError, KeyError, TypeError) as exc:
-                raise DamagedFileError(
-                    f"{path} does not belong to the plan {plan.path} ({event!r}: {exc!r}). "
-                    "Restore the file, or submit the run again."
-                ) from exc
+    _replay_file(state, paths.driver_journal)
+    if state.finished is None:
+        for path in paths.node_journals():
+            _replay_file(state, path, state.may_concern)
     return state
+
+
+def _replay_file(state: RunState, path: Path, wanted: Callable[[bytes], bool] | None = None) -> None:
+    for event in read_journal(path, wanted):
+        try:
+            state.apply(event)
+        except (AttributeError, IndexError, KeyError, TypeError) as exc:
+            raise DamagedFileError(
+                f"{path} does not belong to the plan {state.plan.path} ({event!r}: {exc!r}). "
+                "Restore the file, or submit the run again."
+            ) from exc
