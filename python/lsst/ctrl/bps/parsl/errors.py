@@ -54,9 +54,6 @@ class ParslBpsError(click.ClickException):
 
     exit_code = 1
 
-    def __reduce__(self) -> tuple[type[ParslBpsError], tuple[str]]:
-        return type(self), (self.message,)
-
 
 class ConfigurationError(ParslBpsError):
     """The configuration is wrong.
@@ -114,6 +111,16 @@ class RunCancelledError(RunEndedError):
 
 
 class RunInterruptedError(RunEndedError):
-    """A signal stopped the driver; the run can be resumed."""
+    """A signal stopped the driver; the run can be resumed.
 
-    exit_code = 130
+    Parameters
+    ----------
+    message : `str`
+        The sentence for the user.
+    exit_code : `int`, optional
+        128 and the number of the signal, as shells have it.
+    """
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads the instance's.

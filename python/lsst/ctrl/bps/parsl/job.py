@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -199,6 +200,8 @@ def generic_job(planned: PlannedJob, memory: int | None = None) -> GenericWorkfl
     executable = fields.pop("executable", None)
     if executable is not None:
         executable = GenericWorkflowExec(**executable)
+    if "quanta_counts" in fields:
+        fields["quanta_counts"] = Counter(fields["quanta_counts"])
     generic = GenericWorkflowJob(planned.name, planned.template.label, executable=executable, **fields)
     if memory is not None:
         generic.request_memory = memory

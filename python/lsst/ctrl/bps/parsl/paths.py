@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -147,12 +148,14 @@ class SubmitPaths:
 
         Notes
         -----
-        BPS makes the submit directory by the user's umask; who can write to
-        it can replace what is in it.
+        BPS makes the submit directory and its own files by the user's umask.
+        One of them holds the whole environment, secrets and all.
         """
         make_directory(self.submit_path)
-        mode = self.submit_path.stat().st_mode
-        if mode & 0o022:
-            self.submit_path.chmod(mode & 0o7755)
+        for path in (self.submit_path, *self.submit_path.iterdir()):
+            keep = 0o7700 if path.name.endswith(".env.info.yaml") else 0o7755
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if mode & ~keep and not path.is_symlink():
+                path.chmod(mode & keep)
         for directory in (self.directory, self.journals, self.logs):
             make_directory(directory)

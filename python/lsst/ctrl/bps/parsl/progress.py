@@ -140,6 +140,13 @@ class ProgressDisplay:
         elif now - self._shown < 0.25:
             return
         self._shown = now
+        try:
+            self._show(state, now)
+        except OSError:
+            # The terminal is gone; the run goes on without it.
+            self._live = None
+
+    def _show(self, state: RunState, now: float) -> None:
         ended = ended_jobs(state)
         if self._ended_before is None:
             self._ended_before = ended

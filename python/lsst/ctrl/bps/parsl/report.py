@@ -10,9 +10,11 @@ from pathlib import Path
 
 from lsst.ctrl.bps import WmsJobReport, WmsRunReport, WmsSpecificInfo, WmsStates
 
+from .errors import RunNotFoundError
 from .liveness import Holder, living_holder
 from .paths import SubmitPaths
 from .plan import JobKind, Plan
+from .registry import find_submit_path
 from .state import JobState, RunState, replay
 
 __all__ = ["RunView", "run_report"]
@@ -52,6 +54,15 @@ class RunView:
         if not alive:
             state.release()
         return state
+
+    @property
+    def shortest_id(self) -> str:
+        """The run's id, or its submit path where the id is not its alone."""
+        try:
+            known = find_submit_path(self.plan.run)
+        except RunNotFoundError:
+            known = None
+        return self.plan.run if known == self.paths.submit_path else str(self.paths.submit_path)
 
     @property
     def wms_state(self) -> WmsStates:

@@ -170,7 +170,7 @@ class ParslService(BaseWmsService):
         Returns
         -------
         ids : `list` [`str`]
-            Submit paths where one run was asked for, otherwise ids.
+            Ids; the submit path where several runs have the same id.
 
         Raises
         ------
@@ -178,13 +178,9 @@ class ParslService(BaseWmsService):
             Raised if the one that is wanted cannot be found.
         """
         if wms_id:
-            return [str(find_submit_path(str(wms_id)))]
+            return [RunView(SubmitPaths(find_submit_path(str(wms_id)))).shortest_id]
         views = (RunView(SubmitPaths(entry.submit_path)) for entry in list_runs())
-        return [
-            str(view.paths.submit_path)
-            for view in views
-            if view.holder is not None and _belongs_to(view, user)
-        ]
+        return [view.shortest_id for view in views if view.holder is not None and _belongs_to(view, user)]
 
     def report(
         self,

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -233,7 +233,7 @@ class ParslWorkflow(BaseWmsWorkflow):
             raise
         if block:
             with self._signals(driver):
-                self._drive(driver, lock)
+                self._drive(driver, lock, show=True)
             return
         self._error = None
         self._thread = threading.Thread(target=self._drive_aside, args=(driver, lock), name="driver")
@@ -368,43 +368,42 @@ class ParslWorkflow(BaseWmsWorkflow):
             **site.get_capacity(),
         }
 
-    def _drive(self, driver: Driver, lock: RunLock) -> None:
-        try:
-            with ProgressDisplay(self.name) as display:
-                driver.listen(display)
-                state = driver.run()
-        finally:
-            lock.release()
-        self._raise_for(state)
+    def _drive(self, driver: Driver, lock: RunLock, *, show: bool) -> None:
+        with ExitStack() as stack:
+            stack.callback(lock.release)
+            if show:
+                driver.listen(stack.enter_context(ProgressDisplay(self.name)))
+            state = driver.run()
+        error = self._error_of(state)
+        if error is None:
+            _LOG.info("Run %s: all %d jobs succeeded.", self.name, sum(state.totals().values()))
+            return
+        if show:
+            self._show(state)
+        raise error
 
     def _drive_aside(self, driver: Driver, lock: RunLock) -> None:
         try:
-            self._drive(driver, lock)
+            # Somebody types in this terminal: no display.
+            self._drive(driver, lock, show=False)
         except BaseException as exc:
             self._error = exc
 
-    def _raise_for(self, state: RunState) -> None:
-        totals = state.totals()
-        total = sum(totals.values())
+    def _error_of(self, state: RunState) -> RunEndedError | None:
         if state.finished == JobState.SUCCEEDED.name:
-            _LOG.info("Run %s: all %d jobs succeeded.", self.name, total)
-            return
+            return None
+        totals = state.totals()
         resume = f"bps restart --id {self.name}"
-        done = f"{totals[JobState.SUCCEEDED]} of {total} jobs succeeded"
-        error: RunEndedError
+        done = f"{totals[JobState.SUCCEEDED]} of {sum(totals.values())} jobs succeeded"
         if state.stopped is not None:
-            error = RunInterruptedError(f"Stopped ({state.stopped}); {done}. Resume with: {resume}")
-        elif state.cancelled:
-            error = RunCancelledError(f"Run {self.name} was cancelled; {done}. Resume with: {resume}")
-        else:
-            pruned = totals[JobState.PRUNED]
-            after = f", and {pruned} could not run because of that" if pruned else ""
-            error = RunFailedError(
-                f"{totals[JobState.FAILED]} jobs of {self.name} failed{after}; {done}. "
-                f"When the reason is mended: {resume}"
-            )
-        self._show(state)
-        raise error
+            message = f"Stopped ({state.stopped}); {done}. Resume with: {resume}"
+            return RunInterruptedError(message, 128 + signal.Signals[state.stopped])
+        if state.cancelled:
+            return RunCancelledError(f"Run {self.name} was cancelled; {done}. Resume with: {resume}")
+        failed, pruned = totals[JobState.FAILED], totals[JobState.PRUNED]
+        what = f"1 job of {self.name} failed" if failed == 1 else f"{failed} jobs of {self.name} failed"
+        after = f", and {pruned} could not run because of that" if pruned else ""
+        return RunFailedError(f"{what}{after}; {done}. When the reason is mended: {resume}")
 
     def _show(self, state: RunState) -> None:
         """Print what became of the jobs."""

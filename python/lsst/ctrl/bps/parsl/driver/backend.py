@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor as HostPool
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from parsl.config import Config
 from parsl.dataflow.dflow import DataFlowKernel
 
 from ..configuration import parsl_log_level
+from ..files import make_directory, open_append
 from ..node.client import forget_client, kill_jobs, run_job
 from ..site import SiteConfig
 from .tasks import Task
@@ -82,9 +84,10 @@ class ParslBackend:
         self._completed = completed
         config = self._site.get_parsl_config()
         _switch_off(config)
-        os.makedirs(config.run_dir, 0o755, exist_ok=True)
+        make_directory(os.path.abspath(config.run_dir))
         self._log = ParslLog(os.path.join(config.run_dir, "parsl.log"), parsl_log_level(self._site.config))
-        self._kernel = DataFlowKernel(config)
+        with _umask_without_writing_by_others():
+            self._kernel = DataFlowKernel(config)
         self._host_pool = HostPool(1, thread_name_prefix="submit-host")
         threads = [getattr(executor, "max_threads", None) for executor in config.executors]
         if all(threads):
@@ -155,6 +158,17 @@ def _result(future: Future[dict[str, Any]]) -> dict[str, Any]:
     return {"lost": f"{type(error).__name__}: {error}"}
 
 
+@contextmanager
+def _umask_without_writing_by_others() -> Iterator[None]:
+    """Parsl makes its directories by the umask alone."""
+    before = os.umask(0o077)
+    os.umask(before | 0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def _switch_off(config: Config) -> None:
     """Leave to the driver what is the driver's, whatever a site class says."""
     config.retries = 0
@@ -178,6 +192,7 @@ class ParslLog:
     def __init__(self, path: str, level: int) -> None:
         self._logger = logging.getLogger("parsl")
         self._before = (self._logger.level, self._logger.propagate)
+        os.close(open_append(path))
         self._file = logging.FileHandler(path, delay=True)
         self._file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
         self._terminal = _ToRoot(level)

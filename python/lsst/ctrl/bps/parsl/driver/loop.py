@@ -214,6 +214,8 @@ class Driver:
                 continue
             self._in_flight -= 1
             task, result = item
+            if "unrecorded" in result:
+                _LOG.warning("The node could not write its journal: %s", result["unrecorded"])
             if result.get("exit") == 0:
                 measured = (result[key] for key in ("start", "end", "memory", "cpu"))
                 succeeded.append([task.job, *measured])

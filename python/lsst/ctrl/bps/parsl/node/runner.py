@@ -301,7 +301,7 @@ class Runner:
     def _open_log(self, path: str) -> int:
         directory = os.path.dirname(path)
         if directory not in self._directories:
-            os.makedirs(directory, 0o755, exist_ok=True)
+            _make_directory(directory)
             self._directories.add(directory)
         return os.open(path, _APPEND, 0o644)
 
@@ -357,6 +357,20 @@ def _measured(running: Running, status: int, usage: resource.struct_rusage) -> d
         "memory": usage.ru_maxrss // 1024,
         "cpu": round(usage.ru_utime + usage.ru_stime, 3),
     }
+
+
+def _make_directory(path: str) -> None:
+    """Make a directory and those above it, none writable by others.
+
+    `os.makedirs` would apply its mode to the last one only.
+    """
+    if os.path.isdir(path):
+        return
+    _make_directory(os.path.dirname(path))
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        pass  # Another node was faster.
 
 
 def _signal_group(pid: int, number: int) -> None:
