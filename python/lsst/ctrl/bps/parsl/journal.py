@@ -19,7 +19,7 @@ from .errors import DamagedFileError, StorageError
 from .files import open_append, storage_errors
 from .node.runner import encode_line
 
-__all__ = ["Journal", "read_journal"]
+__all__ = ["Journal", "decode_line", "read_journal"]
 
 _FORMAT = 1
 
@@ -117,7 +117,7 @@ def read_journal(path: Path, wanted: Callable[[bytes], bool] | None = None) -> I
                 position += len(line)
                 if wanted is not None and not wanted(line):
                     continue
-                event = _decode(line)
+                event = decode_line(line)
                 if event is None:
                     if not _is_torn(line, last=position >= size):
                         raise DamagedFileError(
@@ -133,7 +133,19 @@ def read_journal(path: Path, wanted: Callable[[bytes], bool] | None = None) -> I
                     )
 
 
-def _decode(line: bytes) -> dict[str, Any] | None:
+def decode_line(line: bytes) -> dict[str, Any] | None:
+    """Decode one line of a journal.
+
+    Parameters
+    ----------
+    line : `bytes`
+        The line.
+
+    Returns
+    -------
+    record : `dict` or `None`
+        What was written; `None` where that is not what is in the line.
+    """
     body, separator, crc = line.rpartition(b',"crc":')
     if not separator:
         return None

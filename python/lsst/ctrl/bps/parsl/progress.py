@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import time
@@ -11,7 +12,6 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
-from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -80,6 +80,27 @@ def ended_jobs(state: RunState) -> int:
     return sum(count for member, count in state.totals().items() if member.is_final)
 
 
+class _AboveDisplay(io.TextIOBase):
+    """Stream that writes above a display, and breaks no line.
+
+    Parameters
+    ----------
+    console : `rich.console.Console`
+        Console of the display.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        """Write a text; a line appears when it is whole."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._console.print(Text(line), soft_wrap=True)
+        return len(text)
+
+
 class ProgressDisplay:
     """Shows the progress of a run; a context manager.
 
@@ -120,7 +141,7 @@ class ProgressDisplay:
                 sys.__stderr__,
                 sys.__stdout__,
             ):
-                before = handler.setStream(FileProxy(self._console, handler.stream))
+                before = handler.setStream(_AboveDisplay(self._console))
                 if before is not None:
                     self._exit.callback(handler.setStream, before)
 

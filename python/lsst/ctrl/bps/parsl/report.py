@@ -114,7 +114,8 @@ def failure_lines(view: RunView, most: int = 10) -> list[str]:
         stem = view.paths.log_stem(
             view.plan.header["log_template"], planned.name, planned.template.label, tags
         )
-        lines.append(f"{planned.name}: {state.reasons[job]} (exit {state.exit_codes[job]})")
+        why, code = state.reasons[job], f"exit code {state.exit_codes[job]}"
+        lines.append(f"{planned.name}: {why if code in why else f'{why} ({code})'}")
         lines.append(f"  {stem}.stderr")
         lines.extend(f"  | {line}" for line in last_lines(Path(f"{stem}.stderr")))
     if len(state.exit_codes) > most:
@@ -141,7 +142,8 @@ def last_lines(path: Path) -> list[str]:
             text = stream.read().decode("utf-8", "replace")
     except OSError:
         return []
-    return [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("---- attempt ")]
+    return lines[-_LAST_LINES:]
 
 
 def run_report(view: RunView, *, jobs: bool = False, exit_codes: bool = False) -> WmsRunReport:

@@ -22,6 +22,7 @@ from ..paths import SubmitPaths
 from ..state import JobState, RunState
 from .backend import Backend
 from .retry import decide
+from .tail import NodeTail
 from .tasks import Task
 
 __all__ = ["Driver", "Listener"]
@@ -98,6 +99,7 @@ class Driver:
         self._in_flight = 0
         self._stop: str | None = None
         self._synced = self._looked = time.monotonic()
+        self._tail = NodeTail(paths)
 
     def listen(self, listener: Listener) -> None:
         """Show the progress to somebody.
@@ -250,17 +252,29 @@ class Driver:
 
     def _look_around(self) -> None:
         """Do what is due from time to time."""
+        now = time.monotonic()
+        if now - self._looked >= TICK_SECONDS:
+            self._looked = now
+            self._read_nodes()
+            self._show_life(now)
+            self._heed_requests()
         if self._listener is not None:
             self._listener.update(self.state)
-        now = time.monotonic()
-        if now - self._looked < TICK_SECONDS:
-            return
-        self._looked = now
+
+    def _read_nodes(self) -> None:
+        for event in self._tail.read(self.state.may_concern):
+            # Only who runs; how it ends is heard from Parsl.
+            if event.get("e") == "start":
+                self.state.apply(event)
+
+    def _show_life(self, now: float) -> None:
         if self._lock is not None:
             self._lock.beat()
         if now - self._synced >= HEARTBEAT_SECONDS:
             self._synced = now
             self._journal.sync()
+
+    def _heed_requests(self) -> None:
         if not self.state.cancelled and self._paths.cancel_request.exists():
             _LOG.info("The run is being cancelled.")
             self._record({"e": "cancel"})
