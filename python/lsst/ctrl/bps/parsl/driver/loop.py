@@ -98,6 +98,7 @@ class Driver:
         self._ready: list[tuple[int, int]] = []
         self._in_flight = 0
         self._stop: str | None = None
+        self._hurry = False
         self._synced = self._looked = time.monotonic()
         self._tail = NodeTail(paths)
 
@@ -119,9 +120,8 @@ class Driver:
         why : `str`
             The reason, for the journal.
         """
-        if self._stop is not None:
-            # Asked twice: no more time for the jobs.
-            self._backend.kill(0.0)
+        # This may be a signal's handler: it only takes note.
+        self._hurry = self._stop is not None
         self._stop = why
         self._results.put(None)
 
@@ -284,7 +284,12 @@ class Driver:
         """End the jobs that run, and wait until they have ended."""
         self._backend.kill(grace)
         deadline = time.monotonic() + grace + 5.0
+        hurried = False
         while self._in_flight and time.monotonic() < deadline:
+            if self._hurry and not hurried:
+                # Asked twice: no more time for the jobs.
+                hurried = True
+                self._backend.kill(0.0)
             if record:
                 self._take_results()
             else:
