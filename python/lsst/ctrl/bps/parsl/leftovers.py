@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a driver that died left on this host: its runners and its jobs."""
+"""What a driver or a runner that died left on this host."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Callable
 
 import psutil
 
-from .node.client import MARKER
+__all__ = ["RUNNER_VARIABLE", "RUN_VARIABLE", "end_leftovers"]
 
-__all__ = ["end_leftovers"]
+RUN_VARIABLE = "BPS_PARSL_SUBMIT_PATH"
+"""Environment variable of every process of a run: its submit directory."""
+
+RUNNER_VARIABLE = "BPS_PARSL_RUNNER"
+"""Environment variable of a runner process and its jobs."""
 
 
-def end_leftovers(submit_path: str, timeout: float = 20.0) -> int:
-    """End the processes of a run that no driver has any more.
+def end_leftovers(variable: str, value: str, timeout: float = 20.0) -> int:
+    """End the processes that nobody looks after any more.
 
     Parameters
     ----------
-    submit_path : `str`
-        Submit directory of the run; every process of the run has it in its
-        environment.
+    variable, value : `str`
+        What they have in their environment.
     timeout : `float`, optional
         Seconds to wait for them to end by themselves before they are killed.
 
@@ -28,7 +31,7 @@ def end_leftovers(submit_path: str, timeout: float = 20.0) -> int:
     ended : `int`
         Number of processes that were found.
     """
-    found = _processes(submit_path)
+    found = _processes(variable, value)
     for process in found:
         _quietly(process.terminate)
     _, alive = psutil.wait_procs(found, timeout)
@@ -38,14 +41,14 @@ def end_leftovers(submit_path: str, timeout: float = 20.0) -> int:
     return len(found)
 
 
-def _processes(submit_path: str) -> list[psutil.Process]:
+def _processes(variable: str, value: str) -> list[psutil.Process]:
     own = psutil.Process()
     # A driver that was itself started by a job of the run stays.
     spared = {own.pid, *(parent.pid for parent in own.parents())}
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid not in spared and process.environ().get(MARKER) == submit_path:
+            if process.pid not in spared and process.environ().get(variable) == value:
                 found.append(process)
         except psutil.Error:
             continue  # It ended, or is not ours to look at.

@@ -31,7 +31,7 @@ from .errors import (
 )
 from .files import PRIVATE, storage_errors, write_atomic
 from .journal import Journal
-from .leftovers import end_leftovers
+from .leftovers import RUN_VARIABLE, end_leftovers
 from .liveness import RunLock, living_holder
 from .paths import SubmitPaths
 from .plan import Plan
@@ -312,7 +312,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         lock = RunLock(self.paths.lock, self.name)
         lock.acquire()
         try:
-            end_leftovers(str(self.paths.submit_path))
+            end_leftovers(RUN_VARIABLE, str(self.paths.submit_path))
             state = replay(Plan(self.paths.plan), self.paths)
             if state.finished is not None:
                 raise RunStateError(
@@ -335,7 +335,7 @@ class ParslWorkflow(BaseWmsWorkflow):
 
         paths = self.paths
         plan = Plan(paths.plan)
-        end_leftovers(str(paths.submit_path))
+        end_leftovers(RUN_VARIABLE, str(paths.submit_path))
         state = replay(plan, paths)
         self._check_startable(plan, state)
         site = SiteConfig.from_config(self.config)

@@ -22,7 +22,7 @@ from ..paths import SubmitPaths
 from ..state import JobState, RunState
 from .backend import Backend
 from .retry import decide
-from .tail import NodeTail
+from .tail import NodeTail, recorded_ends
 from .tasks import Task
 
 __all__ = ["Driver", "Listener"]
@@ -210,12 +210,17 @@ class Driver:
             results.append(self._results.get(timeout=timeout))
             while len(results) < 1000:
                 results.append(self._results.get_nowait())
+        self._take_down([item for item in results if item is not None])
+
+    def _take_down(self, results: list[tuple[Task, dict[str, Any]]]) -> None:
+        """Write results down."""
+        self._in_flight -= len(results)
+        lost = {(task.job, task.attempt) for task, result in results if "lost" in result}
+        recorded = recorded_ends(self._paths, lost) if lost else {}
         succeeded = []
-        for item in results:
-            if item is None:
-                continue
-            self._in_flight -= 1
-            task, result = item
+        for task, result in results:
+            # Parsl may have lost what the node has on record.
+            result = recorded.get((task.job, task.attempt), result)
             if "unrecorded" in result:
                 _LOG.warning("The node could not write its journal: %s", result["unrecorded"])
             if result.get("exit") == 0:

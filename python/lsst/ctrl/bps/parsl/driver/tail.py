@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..journal import decode_line
+from ..journal import decode_line, read_journal
 from ..paths import SubmitPaths
 
-__all__ = ["NodeTail"]
+__all__ = ["NodeTail", "recorded_ends"]
 
 
 class NodeTail:
@@ -54,3 +54,28 @@ class NodeTail:
                 for line in data[:whole].splitlines(keepends=True):
                     if wanted(line) and (event := decode_line(line)) is not None:
                         yield event
+
+
+def recorded_ends(
+    paths: SubmitPaths, attempts: Collection[tuple[int, int]]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """Look attempts up in what the nodes recorded.
+
+    Parameters
+    ----------
+    paths : `SubmitPaths`
+        Where the journals are.
+    attempts : `~collections.abc.Collection` [`tuple` [`int`, `int`]]
+        Numbers of jobs and of their attempts.
+
+    Returns
+    -------
+    ends : `dict`
+        The ``end`` event of each attempt that has one.
+    """
+    beginnings = tuple(f'{{"e":"end","j":{job},"a":{attempt},'.encode() for job, attempt in attempts)
+    ends = {}
+    for path in paths.node_journals():
+        for event in read_journal(path, lambda line: line.startswith(beginnings)):
+            ends[event["j"], event["a"]] = event
+    return ends

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -17,14 +18,11 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..environment import capture_environment, read_environment
+from ..leftovers import RUN_VARIABLE, RUNNER_VARIABLE, end_leftovers
 from ..paths import SubmitPaths
 from . import runner as runner_module
 
-__all__ = ["MARKER", "RunnerClient", "run_job"]
-
-MARKER = "BPS_PARSL_SUBMIT_PATH"
-"""Environment variable that every job has: the submit directory of its run.
-By it a restart finds the processes that a dead driver left."""
+__all__ = ["RunnerClient", "run_job"]
 
 _CLIENTS: dict[str, RunnerClient] = {}
 _CLIENTS_LOCK = threading.Lock()
@@ -45,6 +43,8 @@ class RunnerClient:
         self._setup = setup
         self._lock = threading.Lock()
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
+        self._marks = {RUN_VARIABLE: setup["submit_path"], RUNNER_VARIABLE: secrets.token_hex(8)}
+        self._closing = False
         ours, theirs = socket.socketpair()
         self._socket = ours
         with theirs:
@@ -53,7 +53,7 @@ class RunnerClient:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, MARKER: setup["submit_path"]},
+                env={**os.environ, **self._marks},
             )
         self.alive = True
         self._send({"setup": self._first_message()})
@@ -70,8 +70,7 @@ class RunnerClient:
             environment = {**exported, **{name: here[name] for name in own}}
         else:
             environment = here
-        environment["PWD"] = self._setup["cwd"]
-        environment[MARKER] = self._setup["submit_path"]
+        environment.update(self._marks, PWD=self._setup["cwd"])
         name = f"node-{socket.gethostname()}-{self.process.pid}.jsonl"
         return {
             "journal": str(paths.journals / name),
@@ -131,6 +130,7 @@ class RunnerClient:
         timeout : `float`, optional
             Seconds to wait before the process is killed.
         """
+        self._closing = True
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -158,6 +158,9 @@ class RunnerClient:
                     self._waiting.pop(reply.pop("key")).set_result(reply)
         except OSError:
             pass  # As good as the end of the stream.
+        if not self._closing:
+            # Its jobs may be alive, and must not be when they are run again.
+            end_leftovers(RUNNER_VARIABLE, self._marks[RUNNER_VARIABLE], timeout=2.0)
         self._fail("the runner process ended")
 
     def _fail(self, why: str) -> None:
@@ -184,7 +187,10 @@ def client_for(setup: dict[str, Any]) -> RunnerClient:
     key = setup["submit_path"]
     with _CLIENTS_LOCK:
         client = _CLIENTS.get(key)
-        if client is None or not client.alive:
+        if client is not None and not client.alive:
+            client.close()
+            client = None
+        if client is None:
             client = _CLIENTS[key] = RunnerClient(setup)
         return client
 
