@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
+from lsst.daf.butler import Config
 
 from lsst.ctrl.bps import BpsConfig
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, DamagedFileError
+from .files import PRIVATE, storage_errors, write_atomic
 from .paths import SubmitPaths
 
 __all__ = [
@@ -164,3 +170,61 @@ def parsl_log_level(config: BpsConfig) -> int:
             f"parsl.log_level: {value!r} is no log level; write one of {', '.join(sorted(levels))}."
         )
     return levels[name]
+
+
+def write_config(path: Path, config: BpsConfig) -> None:
+    """Write a configuration as it is understood here and now.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file; only its owner can read it.
+    config : `lsst.ctrl.bps.BpsConfig`
+        The configuration.
+
+    Notes
+    -----
+    Environment variables are replaced by their values, which may be secrets:
+    a restart has another environment, and must understand the same.
+    """
+    text = yaml.safe_dump(_expanded(Config(config).toDict()), sort_keys=False)
+    with storage_errors(path, "write the configuration"), write_atomic(path, PRIVATE) as stream:
+        stream.write(text.encode())
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _expanded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return os.path.expandvars(value) if isinstance(value, str) else value
+
+
+def read_config(path: Path) -> BpsConfig:
+    """Read what `write_config` wrote.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file.
+
+    Returns
+    -------
+    config : `lsst.ctrl.bps.BpsConfig`
+        The configuration.
+
+    Raises
+    ------
+    DamagedFileError
+        Raised if it is damaged.
+    StorageError
+        Raised if it cannot be read.
+    """
+    with storage_errors(path, "read the configuration"):
+        raw = path.read_bytes()
+    try:
+        return BpsConfig(yaml.safe_load(raw))
+    except (yaml.YAMLError, ValueError, TypeError) as exc:
+        raise DamagedFileError(
+            f"{path} is damaged ({exc}). The run cannot be resumed; submit it again."
+        ) from exc

@@ -8,28 +8,23 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-import yaml
-from lsst.daf.butler import Config
 from rich.console import Console
 
 from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
 
-from .configuration import get_bps_config_value
+from .configuration import get_bps_config_value, read_config, write_config
 from .environment import capture_environment, write_environment
 from .errors import (
-    DamagedFileError,
     RunCancelledError,
     RunEndedError,
     RunFailedError,
     RunInterruptedError,
     RunStateError,
 )
-from .files import PRIVATE, storage_errors, write_atomic
+from .files import storage_errors, write_atomic
 from .journal import Journal
 from .leftovers import RUN_VARIABLE, end_leftovers
 from .liveness import RunLock, living_holder
@@ -44,13 +39,11 @@ if TYPE_CHECKING:
     import parsl.config
 
     from .driver import Driver
-    from .site import SiteConfig
 
 __all__ = ["ParslWorkflow", "get_parsl_config", "start_pipeline"]
 
 _LOG = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CANCEL_SECONDS = 60.0
 """Time that a driver has to answer a request to cancel."""
 
@@ -112,7 +105,6 @@ class ParslWorkflow(BaseWmsWorkflow):
         self.run_id: str | None = name
         self.submit_path: str | None = None
         self._generic: GenericWorkflow | None = None
-        self._driver: Driver | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -168,7 +160,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         """
         paths = SubmitPaths(find_submit_path(os.fspath(out_prefix)))
         plan = Plan(paths.plan)
-        workflow = cls(plan.run, _read_config(paths))
+        workflow = cls(plan.run, read_config(paths.config))
         workflow.submit_path = str(paths.submit_path)
         return workflow
 
@@ -189,7 +181,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         site = SiteConfig.from_config(self.config)
         with storage_errors(paths.directory, "make the run's directories"):
             paths.create()
-        _write_config(paths, self.config)
+        write_config(paths.config, self.config)
         write_environment(paths.environment, capture_environment(), site.get_command_prefix())
         translate(self.config, self._generic, site, paths.plan)
         # BPS's view of the workflow is large, and the plan has it all.
@@ -224,15 +216,17 @@ class ParslWorkflow(BaseWmsWorkflow):
         """
         if self._thread is not None and self._thread.is_alive():
             raise RunStateError(f"Run {self.name} is already running in this process.")
+        from .driver.session import make_driver, stopping_on_signals
+
         lock = RunLock(self.paths.lock, self.name)
         lock.acquire()
         try:
-            driver = self._make_driver(lock)
+            driver = make_driver(self.name, self.config, self.paths, lock)
         except BaseException:
             lock.release()
             raise
         if block:
-            with self._signals(driver):
+            with stopping_on_signals(driver):
                 self._drive(driver, lock, show=True)
             return
         self._error = None
@@ -327,47 +321,6 @@ class ParslWorkflow(BaseWmsWorkflow):
             lock.release()
         return f"Run {self.name} was not running; it is marked as cancelled."
 
-    def _make_driver(self, lock: RunLock) -> Driver:
-        from .driver import Driver
-        from .driver.backend import ParslBackend
-        from .driver.tasks import TaskMaker
-        from .site import SiteConfig
-
-        paths = self.paths
-        plan = Plan(paths.plan)
-        end_leftovers(RUN_VARIABLE, str(paths.submit_path))
-        state = replay(plan, paths)
-        self._check_startable(plan, state)
-        site = SiteConfig.from_config(self.config)
-        backend = ParslBackend(site, self._setup(plan, site))
-        journal = Journal(paths.driver_journal, self.name)
-        maker = TaskMaker(plan, self.config, site, paths)
-        retries = site.settings.retries
-        driver = Driver(state, journal, backend, maker, paths, lock=lock, retries=retries)
-        self._driver = driver
-        return driver
-
-    def _check_startable(self, plan: Plan, state: RunState) -> None:
-        if state.finished == JobState.SUCCEEDED.name:
-            raise RunStateError(
-                f"All jobs of run {self.name} have succeeded; there is nothing to do. "
-                f"See: bps report --id {self.name}"
-            )
-        if not os.path.isdir(plan.header["cwd"]):
-            raise RunStateError(
-                f"The directory in which {self.name} was prepared is gone, and its jobs run in it: "
-                f"{plan.header['cwd']}. Make it again, then repeat the command."
-            )
-
-    def _setup(self, plan: Plan, site: SiteConfig) -> dict[str, Any]:
-        """Describe this host to its runner."""
-        return {
-            "submit_path": str(self.paths.submit_path),
-            "cwd": plan.header["cwd"],
-            "export": True,
-            **site.get_capacity(),
-        }
-
     def _drive(self, driver: Driver, lock: RunLock, *, show: bool) -> None:
         with ExitStack() as stack:
             stack.callback(lock.release)
@@ -412,26 +365,6 @@ class ParslWorkflow(BaseWmsWorkflow):
         for line in failure_lines(RunView(self.paths)):
             console.print(line, soft_wrap=True)
 
-    @contextmanager
-    def _signals(self, driver: Driver) -> Iterator[None]:
-        """Have the driver stop cleanly on Ctrl-C and its kin."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: object) -> None:
-            driver.stop(signal.Signals(number).name)
-
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        for number in _SIGNALS:
-            if before[number] != signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we.
-                signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     # Looking.
 
     def status(self) -> str:
@@ -446,34 +379,3 @@ class ParslWorkflow(BaseWmsWorkflow):
         with console.capture() as capture:
             console.print(label_table(RunView(self.paths).state))
         return capture.get()
-
-
-def _write_config(paths: SubmitPaths, config: BpsConfig) -> None:
-    """Write the configuration as it is understood here and now.
-
-    Environment variables are replaced by their values: a restart has another
-    environment, and must understand the same. They may be secrets, so the
-    file is private.
-    """
-
-    def expanded(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: expanded(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [expanded(item) for item in value]
-        return os.path.expandvars(value) if isinstance(value, str) else value
-
-    content = expanded(Config(config).toDict())
-    with storage_errors(paths.config, "write the configuration"), write_atomic(paths.config, PRIVATE) as out:
-        out.write(yaml.safe_dump(content, sort_keys=False).encode())
-
-
-def _read_config(paths: SubmitPaths) -> BpsConfig:
-    with storage_errors(paths.config, "read the configuration"):
-        text = Path(paths.config).read_text()
-    try:
-        return BpsConfig(yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError, TypeError) as exc:
-        raise DamagedFileError(
-            f"{paths.config} is damaged ({exc}). The run cannot be resumed; submit it again."
-        ) from exc

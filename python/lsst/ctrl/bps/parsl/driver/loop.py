@@ -171,7 +171,7 @@ class Driver:
 
     def _loop(self) -> None:
         while self._stop is None:
-            if self.state.is_done:
+            if self.state.is_done and not self._in_flight:
                 self._record({"e": "finish", "state": self.state.outcome().name})
                 self._journal.sync()
                 return
@@ -185,6 +185,8 @@ class Driver:
     def _hand_out(self) -> None:
         """Give the backend what is ready, the most urgent first."""
         state = self.state
+        if state.cancelled and self._in_flight:
+            return  # The final job gathers what others leave: they end first.
         for job in state.take_ready():
             fields = state.plan.template(job).fields or {}
             heapq.heappush(self._ready, (-int(fields.get("priority") or 0), job))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From a run on the disk to a driver that is ready to go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lsst.ctrl.bps import BpsConfig
+
+from ..errors import RunStateError
+from ..journal import Journal
+from ..leftovers import RUN_VARIABLE, end_leftovers
+from ..liveness import RunLock
+from ..paths import SubmitPaths
+from ..plan import Plan
+from ..site import SiteConfig
+from ..state import JobState, RunState, replay
+from .backend import ParslBackend
+from .loop import Driver
+from .tasks import TaskMaker
+
+__all__ = ["make_driver", "stopping_on_signals"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock) -> Driver:
+    """Make the driver of a run, after what an earlier one left is ended.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of the run.
+    config : `lsst.ctrl.bps.BpsConfig`
+        Its configuration.
+    paths : `SubmitPaths`
+        Where it is.
+    lock : `RunLock`
+        Its lock, which is held.
+
+    Returns
+    -------
+    driver : `Driver`
+        The driver.
+
+    Raises
+    ------
+    RunStateError
+        Raised if there is nothing to do, or no place to do it.
+    """
+    plan = Plan(paths.plan)
+    end_leftovers(RUN_VARIABLE, str(paths.submit_path))
+    state = replay(plan, paths)
+    _check_startable(name, plan, state)
+    site = SiteConfig.from_config(config)
+    setup = {
+        "submit_path": str(paths.submit_path),
+        "cwd": plan.header["cwd"],
+        "export": True,
+        **site.get_capacity(),
+    }
+    return Driver(
+        state,
+        Journal(paths.driver_journal, name),
+        ParslBackend(site, setup),
+        TaskMaker(plan, config, site, paths),
+        paths,
+        lock=lock,
+        retries=site.settings.retries,
+    )
+
+
+def _check_startable(name: str, plan: Plan, state: RunState) -> None:
+    if state.finished == JobState.SUCCEEDED.name:
+        raise RunStateError(
+            f"All jobs of run {name} have succeeded; there is nothing to do. See: bps report --id {name}"
+        )
+    if not os.path.isdir(plan.header["cwd"]):
+        raise RunStateError(
+            f"The directory in which {name} was prepared is gone, and its jobs run in it: "
+            f"{plan.header['cwd']}. Make it again, then repeat the command."
+        )
+
+
+@contextmanager
+def stopping_on_signals(driver: Driver) -> Iterator[None]:
+    """Have a driver stop cleanly on Ctrl-C and its kin.
+
+    Parameters
+    ----------
+    driver : `Driver`
+        The driver.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        driver.stop(signal.Signals(number).name)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number in _SIGNALS:
+        if before[number] != signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we.
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
