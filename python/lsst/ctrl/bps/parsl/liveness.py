@@ -21,9 +21,9 @@ from pathlib import Path
 import psutil
 
 from .errors import RunHeldError
-from .files import PUBLIC, storage_errors
+from .files import PUBLIC, storage_errors, write_atomic
 
-__all__ = ["Holder", "RunLock", "living_holder"]
+__all__ = ["Holder", "RunLock", "ask_to_cancel", "living_holder", "take_cancel_request"]
 
 HEARTBEAT_SECONDS = 10.0
 """Time between two signs of life."""
@@ -42,8 +42,9 @@ class Holder:
     pid: int
     """Its process id."""
 
-    started: float
-    """When the process began, in seconds since 1970."""
+    started: int
+    """When the process began, in clock ticks since the boot: a clock that is
+    set does not change it."""
 
     boot: str
     """Identity of the host's boot; process ids begin anew with each."""
@@ -54,19 +55,25 @@ class Holder:
     @classmethod
     def this_process(cls) -> Holder:
         """Describe this process."""
-        process = psutil.Process()
-        return cls(socket.gethostname(), process.pid, process.create_time(), _boot_id())
+        pid = os.getpid()
+        return cls(socket.gethostname(), pid, _start_ticks(pid), _boot_id())
 
     def runs_here(self) -> bool:
         """Tell whether it is a living process of this host."""
         if self.host != socket.gethostname() or self.boot != _boot_id():
             return False
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 2.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
+            if _start_ticks(self.pid) != self.started:
+                return False
+            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except (OSError, psutil.Error):
             return False
+
+
+def _start_ticks(pid: int) -> int:
+    """Return when a process began, by proc(5); field 22 of its ``stat``."""
+    # The second field, the command, may hold spaces and parentheses.
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def _boot_id() -> str:
@@ -194,3 +201,37 @@ class RunLock:
                 os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
+
+
+def ask_to_cancel(path: Path, holder: Holder) -> None:
+    """Ask a driver to cancel its run.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        File of the request.
+    holder : `Holder`
+        The driver; no later one is meant.
+    """
+    with storage_errors(path, "ask the driver to cancel the run"), write_atomic(path) as stream:
+        stream.write(json.dumps(asdict(holder)).encode())
+
+
+def take_cancel_request(path: Path) -> bool:
+    """Tell whether this process was asked to cancel its run.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        File of the request; it is removed.
+
+    Returns
+    -------
+    asked : `bool`
+        `False` also where an earlier driver was meant.
+    """
+    if not path.exists():
+        return False
+    asked = read_holder(path) == Holder.this_process()
+    path.unlink(missing_ok=True)
+    return asked

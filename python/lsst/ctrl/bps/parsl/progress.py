@@ -154,6 +154,8 @@ class ProgressDisplay:
             State of the run.
         """
         now = time.monotonic()
+        if self._ended_before is None:
+            self._ended_before = ended_jobs(state)
         if self._live is None:
             if now - self._shown < self._interval:
                 return
@@ -169,9 +171,7 @@ class ProgressDisplay:
 
     def _show(self, state: RunState, now: float) -> None:
         ended = ended_jobs(state)
-        if self._ended_before is None:
-            self._ended_before = ended
-        rate = (ended - self._ended_before) / max(now - self._begun, 1e-3)
+        rate = (ended - (self._ended_before or 0)) / max(now - self._begun, 1e-3)
         if self._live is None:
             _LOG.info("%s", self._line(state, rate))
         else:

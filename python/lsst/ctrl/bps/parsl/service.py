@@ -96,6 +96,7 @@ class ParslService(BaseWmsService):
         service = f"{type(self).__module__}.{type(self).__name__}"
         workflow = ParslWorkflow.from_generic_workflow(config, generic_workflow, prefix, service)
         workflow.write(prefix)
+        _LOG.info("Run %s is prepared in %s", workflow.run_id, workflow.submit_path)
         return workflow
 
     def submit(self, workflow: BaseWmsWorkflow, **kwargs: Any) -> BaseWmsWorkflow:
@@ -328,9 +329,10 @@ def _config_complaints(config: BpsConfig) -> list[str]:
 def _submit_path_complaints(config: BpsConfig) -> list[str]:
     path = os.path.abspath(config["submitPath"])
     if os.path.lexists(path):
+        resume = f", or resume the run in it with: bps restart --id {path}"
         return [
-            f"submitPath: {path} exists, perhaps from another run. Choose a new one, "
-            "or resume that run with: bps restart --id " + path
+            f"submitPath: {path} exists. Choose another one"
+            + (resume if SubmitPaths(path).plan.exists() else ".")
         ]
     parent = os.path.dirname(path)
     while not os.path.exists(parent):

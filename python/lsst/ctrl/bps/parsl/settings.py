@@ -58,10 +58,12 @@ class SiteSettings(BaseModel):
     """Name of the site class, with its module (YAML: ``class``)."""
 
     commandPrefix: str = ""
-    """Bash code to run before each command."""
+    """Bash code to run before each command; environment variables in it are
+    replaced by bash, where the job runs."""
 
     environment: bool = False
-    """Whether jobs get the environment of the submit host."""
+    """Whether jobs get the environment of the submit host also on other
+    hosts. On the submit host itself they always do."""
 
     retries: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)] | None = None
     """How often a failed job is run again, in place of each job's
@@ -74,11 +76,25 @@ class SiteSettings(BaseModel):
     """Whether Parsl's monitoring database is written."""
 
     monitorInterval: Annotated[float, BeforeValidator(_no_boolean), Field(gt=0)] = 30.0
-    """Seconds between two looks at a job's resources."""
+    """Seconds between two looks of Parsl's monitoring at what a task uses."""
 
     monitorFilename: str = "monitor.sqlite"
-    """File of the monitoring database."""
+    """File of the monitoring database; relative to the submit directory."""
 
+
+_REASONS = {
+    "bool_parsing": "true or false is wanted",
+    "bool_type": "true or false is wanted",
+    "float_parsing": "a number is wanted",
+    "float_type": "a number is wanted",
+    "int_from_float": "a whole number is wanted",
+    "int_parsing": "a whole number is wanted",
+    "int_type": "a whole number is wanted",
+    "string_type": "a text is wanted",
+    "greater_than": "it must be more than {gt}",
+    "greater_than_equal": "it must be at least {ge}",
+}
+"""What is wrong, by pydantic's type of error; pydantic's words for others."""
 
 S = TypeVar("S", bound=SiteSettings)
 
@@ -161,5 +177,6 @@ def _complaint(where: str, error: dict[str, Any]) -> str:
     key = "class" if key == "class_name" else key
     if error["type"] == "missing":
         return f"{where}.{key}: missing, and it is required."
-    reason = str(error["msg"]).removeprefix("Value error, ")
+    reason = _REASONS.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
+    reason = reason.format(**error.get("ctx", {}))
     return f"{where}.{key}: {error['input']!r}: {reason[0].lower()}{reason[1:]}."

@@ -74,9 +74,11 @@ class SiteConfig(ABC):
         """Return a setting, with what it names put in.
 
         BPS's own replacement takes any braces for a variable, and a command
-        prefix is bash code, which has braces of its own.
+        prefix is bash code, which has braces of its own. Its environment
+        variables are left to bash: there their values are no code.
         """
-        _, value = self.site.search(key, opt={"replaceVars": False, "expandEnvVars": True})
+        options = {"replaceVars": False, "expandEnvVars": key != "commandPrefix"}
+        _, value = self.site.search(key, opt=options)
         if isinstance(value, str):
             return re.sub(r"(?<!\$){([A-Za-z_]\w*)}", self._variable, value)
         return value

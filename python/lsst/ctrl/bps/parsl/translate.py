@@ -202,40 +202,44 @@ def check_jobs(nodes: dict[str, _Node], site: SiteConfig) -> list[str]:
         What is wrong.
     """
     memory = site.get_capacity()["memory"]
-    complaints: list[str] = []
+    complaints: dict[tuple[str, str], list[str]] = {}
     for name, item in nodes.items():
         job = item.node
         if isinstance(job, GenericWorkflowJob):
             on_host = job.label in SUBMIT_HOST_JOBS or item.final
-            complaints.extend(_job_complaints(name, job, item, None if on_host else memory))
-    return complaints
+            complaint = _job_complaint(job, item, None if on_host else memory)
+            if complaint is not None:
+                complaints.setdefault((job.label, complaint), []).append(name)
+    # What is wrong with a label's jobs is mostly wrong with all of them.
+    return [
+        f"Job {names[0]}{f' (and {len(names) - 1} more of {label})' if len(names) > 1 else ''}: {complaint}"
+        for (label, complaint), names in complaints.items()
+    ]
 
 
-def _job_complaints(name: str, job: GenericWorkflowJob, item: _Node, memory: float | None) -> Iterator[str]:
+def _job_complaint(job: GenericWorkflowJob, item: _Node, memory: float | None) -> str | None:
     for key in ("priority", "request_memory", "request_cpus", "request_disk", "request_walltime"):
         value = getattr(job, key)
         if value not in (None, "") and not _is_whole_number(value):
-            yield f"Job {name}: its {key} is {value!r}; a whole number is wanted."
-            return
+            return f"its {key} is {value!r}; a whole number is wanted."
     if memory is not None and int(job.request_memory or 0) > memory:
-        yield (
-            f"Job {name} asks for {job.request_memory} MB; the site has {memory:.0f} MB. "
+        return (
+            f"it asks for {job.request_memory} MB; the site has {memory:.0f} MB. "
             f"Set requestMemory of {job.label} to less, or use a site with more."
         )
     try:
-        command = job_command(job, get_file_paths(item.workflow, name))
+        command = job_command(job, get_file_paths(item.workflow, job.name))
     except KeyError as exc:
-        yield f"Job {name}: its command names <FILE:{exc.args[0]}>, and the job has no such file."
-        return
+        return f"its command names <FILE:{exc.args[0]}>, and the job has no such file."
     except ValueError as exc:
-        yield f"Job {name}: its command cannot be read: {exc}: {job.arguments}"
-        return
+        return f"its command cannot be read: {exc}: {job.arguments}"
     longest = max((len(word.encode()) for word in command.words or ()), default=0)
     if longest > LONGEST_WORD:
-        yield (
-            f"Job {name}: an argument of its command has {longest} bytes; Linux takes {LONGEST_WORD}. "
+        return (
+            f"an argument of its command has {longest} bytes; Linux takes {LONGEST_WORD}. "
             f"Put fewer quanta into a job of {job.label}."
         )
+    return None
 
 
 def _is_whole_number(value: object) -> bool:

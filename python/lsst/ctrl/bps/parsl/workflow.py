@@ -24,10 +24,10 @@ from .errors import (
     RunInterruptedError,
     RunStateError,
 )
-from .files import storage_errors, write_atomic
+from .files import storage_errors
 from .journal import Journal
 from .leftovers import RUN_VARIABLE, end_leftovers
-from .liveness import RunLock, living_holder
+from .liveness import RunLock, ask_to_cancel, living_holder
 from .paths import SubmitPaths
 from .plan import Plan
 from .progress import ProgressDisplay, label_table
@@ -288,14 +288,14 @@ class ParslWorkflow(BaseWmsWorkflow):
         holder = living_holder(paths.lock)
         if holder is None:
             return self._cancel_dead_run()
-        request = paths.cancel_request
-        with storage_errors(request, "ask the driver to cancel the run"), write_atomic(request) as stream:
-            stream.write(f"{os.getpid()}\n".encode())
+        ask_to_cancel(paths.cancel_request, holder)
         deadline = time.monotonic() + CANCEL_SECONDS
         while time.monotonic() < deadline:
             state = replay(Plan(paths.plan), paths)
             if state.cancelled:
-                return f"The driver on {holder} ends the jobs of {self.name}; its final job still runs."
+                finals = any(template.final for template in state.plan.templates)
+                still = "; its final job still runs" if finals else ""
+                return f"The driver on {holder} ends the jobs of {self.name}{still}."
             if living_holder(paths.lock) is None:
                 return f"Run {self.name} ended before it was cancelled."
             time.sleep(0.2)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from ..journal import Journal
-from ..liveness import HEARTBEAT_SECONDS, Holder, RunLock
+from ..liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
 from ..paths import SubmitPaths
 from ..state import JobState, RunState
 from .backend import Backend
@@ -69,6 +69,8 @@ class Driver:
         The lock of the run, for the signs of life.
     retries : `int`, optional
         The site's number of retries, in place of the jobs'.
+    most_memory : `float`, optional
+        Memory in MB that the site has for a job.
     clock : `~collections.abc.Callable`, optional
         Time in seconds since 1970.
     """
@@ -83,6 +85,7 @@ class Driver:
         *,
         lock: RunLock | None = None,
         retries: int | None = None,
+        most_memory: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.state = state
@@ -93,6 +96,7 @@ class Driver:
         self._lock = lock
         self._listener: Listener | None = None
         self._retries = retries
+        self._most_memory = most_memory
         self._clock = clock
         self._results: queue.SimpleQueue[tuple[Task, dict[str, Any]] | None] = queue.SimpleQueue()
         self._ready: list[tuple[int, int]] = []
@@ -166,8 +170,6 @@ class Driver:
             self._record({"e": "ok", "j": recovered})
         me = Holder.this_process()
         self._record({"e": "session", "n": state.sessions + 1, "host": me.host, "pid": me.pid})
-        with suppress(FileNotFoundError):
-            self._paths.cancel_request.unlink()
 
     def _loop(self) -> None:
         while self._stop is None:
@@ -244,6 +246,7 @@ class Driver:
             failures=state.failures.get(job, 0),
             losses=state.losses.get(job, 0),
             memory=state.memory.get(job, fields.get("request_memory")),
+            most_memory=self._most_memory,
             retries=self._retries,
         )
         code = int(result.get("exit", 1))
@@ -282,10 +285,11 @@ class Driver:
             self._journal.sync()
 
     def _heed_requests(self) -> None:
-        if not self.state.cancelled and self._paths.cancel_request.exists():
-            _LOG.info("The run is being cancelled.")
-            self._record({"e": "cancel"})
-            self._backend.kill(GRACE_SECONDS)
+        if self.state.cancelled or not take_cancel_request(self._paths.cancel_request):
+            return
+        _LOG.info("The run is being cancelled.")
+        self._record({"e": "cancel"})
+        self._backend.kill(GRACE_SECONDS)
 
     def _end_jobs(self, grace: float, *, record: bool = True) -> None:
         """End the jobs that run, and wait until they have ended."""

@@ -43,6 +43,7 @@ def decide(
     failures: int,
     losses: int,
     memory: int | None,
+    most_memory: float | None = None,
     retries: int | None = None,
 ) -> Decision:
     """Decide about a job whose attempt did not succeed.
@@ -59,6 +60,8 @@ def decide(
         Attempts before this one that were lost.
     memory : `int` or `None`
         The job's memory request in MB, as it has grown.
+    most_memory : `float`, optional
+        Memory in MB that the site has for a job.
     retries : `int`, optional
         The site's number of retries, in place of the job's.
 
@@ -84,7 +87,7 @@ def decide(
     peak = int(result.get("memory") or 0)
     if code == _KILLED or (memory and peak >= memory):
         why = f"{why}: out of memory; it had {peak} MB, and asked for {memory or 'no'} MB"
-        grown = _grown(fields, memory)
+        grown = _grown(fields, memory, most_memory)
         if grown is None:
             return Decision(False, True, f"{why}, the most it may have")
     else:
@@ -98,12 +101,13 @@ def decide(
     return Decision(True, True, why, grown if grown and grown != memory else None)
 
 
-def _grown(fields: Mapping[str, Any], memory: int | None) -> int | None:
+def _grown(fields: Mapping[str, Any], memory: int | None, most: float | None) -> int | None:
     """Return the next memory request; `None` where there is no more."""
     multiplier = float(fields.get("memory_multiplier") or 1)
     if not memory or multiplier <= 1:
         return memory or 0
-    limit = int(fields.get("request_memory_max") or 0)
+    limits = [int(limit) for limit in (fields.get("request_memory_max"), most) if limit]
+    limit = min(limits, default=0)
     if limit and memory >= limit:
         return None
     grown = math.ceil(memory * multiplier)

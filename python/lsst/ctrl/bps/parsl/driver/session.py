@@ -71,6 +71,7 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
         paths,
         lock=lock,
         retries=site.settings.retries,
+        most_memory=site.get_capacity()["memory"],
     )
 
 
