@@ -145,8 +145,8 @@ class Driver:
         """
         try:
             self._begin()
-            self._backend.start(self._completed)
             try:
+                self._backend.start(self._completed)
                 self._loop()
             except BaseException:
                 self._end_jobs(1.0, record=False)
