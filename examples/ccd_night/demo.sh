@@ -71,7 +71,7 @@ run bps report --id "$run_id"
 submit_dir=$(sed -n 's/^Submit dir: //p' "$work/submit.out")
 output=${submit_dir#"$work/submit/"}
 output=${output%/*}
-run butler query-datasets "$work/repo" coadd stars --collections "$output"
+run butler query-datasets "$work/repo" stars coadd --collections "$output"
 run "$python" "$here/check_stars.py" "$work/repo" "$output"
 
 printf '\nAll of it took %d seconds. The results are in %s\n' "$SECONDS" "$work"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-__all__ = ["median_stack", "robust_sigma"]
+__all__ = ["median_stack", "robust_sigma", "subtract_sky"]
 
 from collections.abc import Iterable
 from typing import Any
@@ -46,5 +46,21 @@ def robust_sigma(image: NDArray[Any]) -> float:
         Standard deviation of the background, in the unit of the image, from
         the median absolute deviation; stars hardly change it.
     """
-    deviations = np.abs(image - np.median(image))
-    return float(_SIGMA_PER_MAD * np.median(deviations))
+    return float(_SIGMA_PER_MAD * np.median(np.abs(subtract_sky(image))))
+
+
+def subtract_sky(image: NDArray[Any]) -> NDArray[Any]:
+    """Subtract the background of an image whose pixels are mostly background.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, shape (n_rows, n_columns)
+        Image with a flat background.
+
+    Returns
+    -------
+    subtracted : `numpy.ndarray`, shape (n_rows, n_columns)
+        Image with a median of zero.
+    """
+    subtracted: NDArray[Any] = image - np.median(image)
+    return subtracted

@@ -30,7 +30,10 @@ BEGIN = Time("2026-01-15T20:00:00", scale="tai")
 DAY_OBS = int(BEGIN.strftime("%Y%m%d"))
 """Night of the observations, as the date on which it began (YYYYMMDD)."""
 
-EXPOSURES = {"bias": (5, 0.0), "flat": (5, 5.0), "science": (4, 60.0)}
+TRANSPARENCIES = (0.95, 1.0, 0.85, 0.9)
+"""Fraction of the starlight which the air lets pass in each sky exposure."""
+
+EXPOSURES = {"bias": (5, 0.0), "flat": (5, 5.0), "science": (len(TRANSPARENCIES), 60.0)}
 """Number of exposures of each type, and their exposure time (seconds)."""
 
 EXPOSURE_INTERVAL = 120.0
@@ -51,8 +54,11 @@ FLAT_LEVEL = 40_000.0
 SKY_RATE = 2.0
 """Brightness of the sky (electron per second and pixel)."""
 
-STAR_RATES = (7.0, 400.0)
-"""Fluxes of the faintest and the brightest star (electron per second)."""
+STAR_RATES = (25.0, 400.0)
+"""Fluxes of the faintest and the brightest star (electron per second).
+
+The faintest are bright enough to be seen in a single exposure.
+"""
 
 STAR_COUNTS = (30, 45)
 """Smallest and largest number of stars on a detector."""
@@ -82,6 +88,8 @@ class Exposure:
         When the exposure began.
     brightness : `float`
         Brightness of the lamp or of the sky, relative to its nominal value.
+    transparency : `float`
+        Fraction of the starlight which the air lets pass.
     """
 
     seq_num: int
@@ -90,6 +98,7 @@ class Exposure:
     seconds: float
     begin: Time
     brightness: float = 1.0
+    transparency: float = 1.0
 
     @property
     def obs_id(self) -> str:
@@ -110,10 +119,11 @@ class DetectorModel:
     response : `numpy.ndarray`, shape (n_rows, n_columns)
         Sensitivity of each pixel, with a median of one.
     starlight : `numpy.ndarray`, shape (n_rows, n_columns)
-        Light of the stars (electron per second and pixel).
+        Light of the stars with a transparency of one (electron per second and
+        pixel).
     stars : `astropy.table.Table`
         The stars: columns ``x`` and ``y`` (pixels) and ``flux`` (electrons in
-        one science exposure).
+        one science exposure with a transparency of one).
     """
 
     number: int
@@ -130,10 +140,11 @@ def plan_night() -> list[Exposure]:
     -------
     exposures : `list` [`Exposure`]
         The exposures, in order of time. The lamp and the sky get brighter
-        during the night.
+        during the night, and the transparency of the air changes.
     """
     kinds = [kind for kind, (count, _) in EXPOSURES.items() for _ in range(count)]
     brightness = np.linspace(0.9, 1.1, len(kinds))
+    transparencies = iter(TRANSPARENCIES)
     return [
         Exposure(
             seq_num=index + 1,
@@ -142,6 +153,7 @@ def plan_night() -> list[Exposure]:
             seconds=EXPOSURES[kind][1],
             begin=BEGIN + TimeDelta(index * EXPOSURE_INTERVAL * u.s),
             brightness=float(brightness[index]),
+            transparency=next(transparencies) if kind == "science" else 1.0,
         )
         for index, kind in enumerate(kinds)
     ]
@@ -248,7 +260,8 @@ def _light(detector: DetectorModel, exposure: Exposure) -> NDArray[np.float64]:
     if exposure.kind == "flat":
         return detector.response * FLAT_LEVEL * exposure.brightness
     sky = SKY_RATE * exposure.brightness
-    return detector.response * (sky + detector.starlight) * exposure.seconds
+    starlight = detector.starlight * exposure.transparency
+    return detector.response * (sky + starlight) * exposure.seconds
 
 
 def _header(exposure: Exposure, detector: int) -> dict[str, HeaderValue]:

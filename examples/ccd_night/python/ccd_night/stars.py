@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-__all__ = ["find_footprints", "match_stars", "measure_stars"]
+__all__ = ["find_footprints", "flux_ratios", "match_stars", "measure_stars"]
 
 from typing import Any
 
@@ -130,3 +130,27 @@ def match_stars(stars: Table, reference: Table, radius: float) -> list[tuple[int
         if star not in pairs and partner not in pairs.values():
             pairs[star] = partner
     return list(pairs.items())
+
+
+def flux_ratios(stars: Table, reference: Table, radius: float) -> NDArray[np.float64]:
+    """Compare the fluxes of the stars which two catalogues have in common.
+
+    Parameters
+    ----------
+    stars : `astropy.table.Table`
+        Stars, with the columns ``x``, ``y`` (pixels) and ``flux``.
+    reference : `astropy.table.Table`
+        Stars to compare them with, with the same columns and units.
+    radius : `float`
+        Largest distance of a pair (pixels).
+
+    Returns
+    -------
+    ratios : `numpy.ndarray` of `float64`, shape (n_pairs,)
+        Flux in ``stars`` divided by that in ``reference``, for each pair of
+        `match_stars`.
+    """
+    pairs = match_stars(stars, reference, radius)
+    rows, partners = np.array(pairs, dtype=int).reshape(-1, 2).T
+    ratios: NDArray[np.float64] = np.asarray(stars["flux"])[rows] / np.asarray(reference["flux"])[partners]
+    return ratios

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Detect and measure the stars in a coadd."""
+"""Detect and measure the stars in an exposure."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ from lsst.pipe.base import (
 )
 
 from ..frame import CcdFrame
-from ..pixels import robust_sigma
+from ..pixels import robust_sigma, subtract_sky
 from ..stars import find_footprints, measure_stars
 
 
-class DetectStarsConnections(
-    PipelineTaskConnections, dimensions=("instrument", "physical_filter", "detector")
-):
+class DetectStarsConnections(PipelineTaskConnections, dimensions=("instrument", "exposure", "detector")):
     """Datasets which `DetectStarsTask` reads and writes."""
 
-    coadd = connectionTypes.Input(
-        doc="Sky-subtracted image.",
-        name="coadd",
+    frame = connectionTypes.Input(
+        doc="Reduced exposure of the sky.",
+        name="reduced",
         storageClass="CcdFrame",
-        dimensions=("instrument", "physical_filter", "detector"),
+        dimensions=("instrument", "exposure", "detector"),
     )
     stars = connectionTypes.Output(
-        doc="Catalogue of the stars in the image.",
+        doc="Catalogue of the stars in the exposure.",
         name="stars",
         storageClass="AstropyTable",
-        dimensions=("instrument", "physical_filter", "detector"),
+        dimensions=("instrument", "exposure", "detector"),
     )
 
 
@@ -70,13 +68,13 @@ class DetectStarsTask(PipelineTask):
     _DefaultName = "detectStars"
     config: DetectStarsConfig
 
-    def run(self, coadd: CcdFrame) -> Struct:
+    def run(self, frame: CcdFrame) -> Struct:
         """Detect and measure stars.
 
         Parameters
         ----------
-        coadd : `~ccd_night.frame.CcdFrame`
-            Sky-subtracted image (electron).
+        frame : `~ccd_night.frame.CcdFrame`
+            Reduced image (electron), with or without the sky.
 
         Returns
         -------
@@ -84,9 +82,9 @@ class DetectStarsTask(PipelineTask):
             Result with the attribute ``stars`` (`astropy.table.Table`); see
             `~ccd_night.stars.measure_stars` for its columns.
         """
-        sigma = robust_sigma(coadd.pixels)
-        bright = coadd.pixels > self.config.threshold * sigma
-        footprints = find_footprints(bright, self.config.min_pixels)
-        stars = measure_stars(coadd.pixels, footprints, sigma, self.config.aperture_radius)
+        image = subtract_sky(frame.pixels)
+        sigma = robust_sigma(image)
+        footprints = find_footprints(image > self.config.threshold * sigma, self.config.min_pixels)
+        stars = measure_stars(image, footprints, sigma, self.config.aperture_radius)
         self.log.info("Found %d stars.", len(stars))
         return Struct(stars=stars)
