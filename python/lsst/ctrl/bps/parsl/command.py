@@ -12,22 +12,40 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import NamedTuple
 
-__all__ = ["Command", "build_command"]
+__all__ = ["Command", "build_command", "shell_line", "split_words"]
 
 LONGEST_WORD = 128 * 1024 - 1
 """Bytes of one argument that Linux takes (``MAX_ARG_STRLEN``)."""
 
-_PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{([^{}\s]+)}")
+_PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{{(\w+)}}|{([^{}\s]+)}")
 _ENV = re.compile(r"(<ENV:[^>]*>)")
-_PLAIN = re.compile(r"(?:[\w \t.//:=,+@%~^*?#!{}\[\]-]|<ENV:[^>]*>)*")
-_SHELL_CHARACTERS = frozenset("|&;<>()$`\n")
+_ENV_IN_VALUE = re.compile(r"<ENV:([^>]*)>")
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_DOLLAR = re.compile(r"<ENV:(?!\w+[\w./:=,+@%-]*>)([^>]*)>")
 _SHELL_WORDS = frozenset(
     ". ! { [[ alias bind case cd command declare eval exec exit export for function hash if let local "
     "popd pushd read readonly set shopt source time trap type typeset ulimit umask unset until while".split()
 )
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+_BLANKS = " \t\n"
+_PLAIN = re.compile(r"(?:[\w \t./:=,+@%^-]|<ENV:[^>]*>)*")
+_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./ -]*")
+_OPERATORS = frozenset("|&;<>()*?[\n")
+
+
+class _Grammar(IntEnum):
+    """How much of a shell's grammar a text uses."""
+
+    NONE = 0
+    SIMPLE = 1
+    """Operators and patterns: a quoted value is safe anywhere."""
+
+    NESTED = 2
+    """Substitutions, here documents, comments: quotes have other meanings
+    there, and so have values."""
 
 
 class Command(NamedTuple):
@@ -49,7 +67,7 @@ def build_command(template: str, values: Mapping[str, object], files: Mapping[st
         Executable and arguments with ``{name}`` and ``<FILE:name>``.
     values : `~collections.abc.Mapping` [`str`, `object`]
         BPS's ``cmdvals``. A name in braces that is not among them is left as
-        it is.
+        it is, and ``{{name}}`` stands for ``{name}``.
     files : `~collections.abc.Mapping` [`str`, `str`]
         Paths by logical file name.
 
@@ -63,32 +81,33 @@ def build_command(template: str, values: Mapping[str, object], files: Mapping[st
     KeyError
         Raised if the template names a file that is not among ``files``.
     ValueError
-        Raised if a quotation in the template has no end.
+        Raised if a quotation in the template has no end, or if a value cannot
+        be put where the template wants it.
     """
+    # BPS writes a "$" and what follows as an environment variable, also where
+    # it begins something else of the shell's.
+    template = _DOLLAR.sub(r"$\1", template)
+    grammar, _ = _scan_template(template, values)
     pieces: list[str] = []
-    needs_shell = False
     quote = ""
     position = 0
     for match in _PLACEHOLDER.finditer(template):
         text = template[position : match.start()]
-        quote, special = _scan(text, quote)
-        needs_shell |= special
+        quote, _ = _scan(text, quote)
         pieces.append(text)
         position = match.end()
-        file_name, value_name = match.groups()
+        file_name, literal, name = match.groups()
         if file_name is not None:
-            pieces.append(_quoted(files[file_name], quote, one_word=True))
-        elif value_name in values:
-            pieces.append(_quoted(str(values[value_name]), quote, one_word=False))
+            pieces.append(_filled(file_name, files[file_name], quote, grammar, one_word=True))
+        elif literal is not None:
+            pieces.append(f"{{{literal}}}")
+        elif name in values:
+            pieces.append(_filled(name, str(values[name]), quote, grammar, one_word=False))
         else:
             pieces.append(match.group())
-    text = template[position:]
-    quote, special = _scan(text, quote)
-    if quote:
-        raise ValueError(f"a quotation ({quote}) has no end")
-    pieces.append(text)
+    pieces.append(template[position:])
     line = "".join(pieces)
-    if needs_shell or special:
+    if grammar:
         return Command(line, None)
     words = split_words(line)
     if not words or words[0] in _SHELL_WORDS or _ASSIGNMENT.match(words[0]):
@@ -114,56 +133,102 @@ def split_words(line: str) -> list[str]:
     ValueError
         Raised if a quotation has no end.
     """
-    if "'" in line or '"' in line or "\\" in line or "#" in line:
-        return shlex.split(line)
-    return line.split()  # The same, and a hundred times faster.
+    if line.isascii() and line.isprintable() and not any(character in line for character in "'\"\\"):
+        return line.split()  # The same, and a hundred times faster.
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace = _BLANKS
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    return list(lexer)
 
 
-def _scan(text: str, quote: str) -> tuple[str, bool]:
+def _scan_template(template: str, values: Mapping[str, object]) -> tuple[_Grammar, str]:
+    """Tell what grammar a template uses around its values."""
+    grammar = _Grammar.NONE
+    quote = ""
+    position = 0
+    for match in _PLACEHOLDER.finditer(template):
+        text = template[position : match.start()]
+        quote, found = _scan(text, quote)
+        grammar = max(grammar, found)
+        backslashes = len(text) - len(text.rstrip("\\"))
+        if quote != "'" and backslashes % 2:
+            grammar = _Grammar.NESTED
+        name = match.group(3)
+        if name and name not in values and not quote and ("," in name or ".." in name):
+            grammar = max(grammar, _Grammar.SIMPLE)  # Bash makes several words of it.
+        position = match.end()
+    quote, found = _scan(template[position:], quote)
+    if quote:
+        raise ValueError(f"a quotation ({quote}) has no end")
+    return max(grammar, found), quote
+
+
+def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
     """Follow quotations through a part of a template.
 
-    Returns the quotation that is open at the end, and whether the part uses a
-    shell's grammar.
+    Returns the quotation that is open at the end, and the grammar that the
+    part uses.
     """
     if not quote and _PLAIN.fullmatch(text):
-        return "", False
-    special = False
-    characters = iter(_ENV.sub("", text))
+        return "", _Grammar.NONE
+    grammar = _Grammar.NONE
+    before = " "
+    # What a variable stands for is data, whatever is in it.
+    characters = iter(_ENV.sub("x", text))
     for character in characters:
         if quote == "'":
             quote = "" if character == "'" else quote
         elif character == "\\":
-            next(characters, None)
-        elif quote == '"':
-            special |= character in "$`"
+            escaped = next(characters, "")
+            if escaped == "\n" or (quote and escaped in "$`"):
+                grammar = max(grammar, _Grammar.SIMPLE)  # Only a shell drops this backslash.
+        elif character in "$`":
+            grammar = _Grammar.NESTED
+        elif quote:
             quote = "" if character == '"' else quote
         elif character in "'\"":
             quote = character
-        elif character in _SHELL_CHARACTERS:
-            special = True
-    return quote, special
+        elif (character == "#" and before in _BLANKS) or (character == before == "<"):
+            grammar = _Grammar.NESTED
+        elif character in _OPERATORS or (character == "~" and before in " \t\n=:"):
+            grammar = max(grammar, _Grammar.SIMPLE)
+        before = character
+    return quote, grammar
 
 
-def _quoted(value: str, quote: str, one_word: bool) -> str:
+def _filled(name: str, value: str, quote: str, grammar: _Grammar, *, one_word: bool) -> str:
     """Write a value so that a shell reads it as data."""
+    value = _ENV_IN_VALUE.sub(_plain_variable, value)
+    if grammar == _Grammar.NESTED:
+        if not _SAFE.fullmatch(_ENV.sub("", value)):
+            raise ValueError(
+                f"the value of {name} ({value!r}) cannot be put into a command with substitutions, comments "
+                "or here documents; write that command into a script, and give it the value as an argument"
+            )
+        return value
     if quote:
         # Close the quotation, put the value, open it again.
-        return f"{quote}{_inert(value)}{quote}"
-    if one_word or not value.strip():
-        return _inert(value) if value else ""
+        return f"{quote}{shlex.quote(value)}{quote}"
+    if one_word:
+        return shlex.quote(value)
+    if not value.strip(_BLANKS):
+        return ""
     try:
         # Options such as "-c task:key='a b'": several words, by the quotes
         # that are in them.
         words = split_words(value)
     except ValueError:
         words = [value]
-    return " ".join(_inert(word) for word in words)
+    return " ".join(shlex.quote(word) for word in words)
 
 
-def _inert(value: str) -> str:
-    # "<ENV:name>" is not a shell's: it is bash code at the end (`shell_line`)
-    # or replaced word by word on the node.
-    return shlex.quote(value)
+def _plain_variable(match: re.Match[str]) -> str:
+    """Part a variable from what BPS took for a part of its name."""
+    name = _NAME.match(match.group(1))
+    if name is None:
+        return "$" + match.group(1)
+    return f"<ENV:{name.group()}>{match.group(1)[name.end() :]}"
 
 
 def shell_line(line: str) -> str:
@@ -183,16 +248,17 @@ def shell_line(line: str) -> str:
     pieces = []
     quote = ""
     for piece in _ENV.split(line):
-        if _ENV.fullmatch(piece):
-            content = piece[5:-1]
-            name = re.match(r"[A-Za-z_]\w*", content)
-            text = f"${{{name.group()}}}" if name else ""
-            rest = content[name.end() :] if name else "$" + content
-            if quote == '"':
-                pieces.append(text + rest)
-            else:
-                pieces.append(f'{quote}"{text}"{quote}{rest}')
-        else:
+        if not _ENV.fullmatch(piece):
             quote, _ = _scan(piece, quote)
             pieces.append(piece)
+            continue
+        content = piece[5:-1]
+        name = _NAME.match(content)
+        rest = content[name.end() :] if name else "$" + content
+        variable = f"${{{name.group()}}}" if name else ""
+        if quote == '"':
+            pieces.append(variable + re.sub(r'(["$`\\])', r"\\\1", rest))
+        else:
+            inert = shlex.quote(rest) if rest else ""
+            pieces.append(f'{quote}"{variable}"{inert}{quote}')
     return "".join(pieces)

@@ -223,7 +223,10 @@ def read_config(path: Path) -> BpsConfig:
     with storage_errors(path, "read the configuration"):
         raw = path.read_bytes()
     try:
-        return BpsConfig(yaml.safe_load(raw))
+        content = yaml.safe_load(raw)
+        if not content or not isinstance(content, dict):
+            raise TypeError("it holds no settings")
+        return BpsConfig(content)
     except (yaml.YAMLError, ValueError, TypeError) as exc:
         raise DamagedFileError(
             f"{path} is damaged ({exc}). The run cannot be resumed; submit it again."

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter
+
 from .errors import DamagedFileError
 from .files import PRIVATE, storage_errors, write_atomic
 
@@ -70,6 +72,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _FUNCTION = re.compile(r"BASH_FUNC_(.+)%%\Z")
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:+-]*\Z")
 _FORMAT = 1
+_ENVIRONMENT = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
 
 
 def travels(name: str) -> bool:
@@ -183,7 +186,9 @@ def read_environment(path: Path) -> tuple[dict[str, str], str]:
                 f"{path} has format {content['format']!r}; this version of lsst-ctrl-bps-parsl reads "
                 f"format {_FORMAT}. Use the version that prepared the run."
             )
-        return dict(content["environment"]), str(content["prefix"])
+        if not isinstance(content["prefix"], str):
+            raise TypeError("its prefix is no text")
+        return _ENVIRONMENT.validate_python(content["environment"]), content["prefix"]
     except (ValueError, TypeError, KeyError) as exc:
         raise DamagedFileError(
             f"{path} is damaged ({exc}). The run cannot be resumed; submit it again."

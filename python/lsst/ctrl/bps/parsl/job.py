@@ -33,13 +33,14 @@ def get_file_paths(workflow: GenericWorkflow, name: str) -> dict[str, str]:
     Returns
     -------
     paths : `dict` [`str`, `str`]
-        Paths of the input and output files by their logical names.
+        Paths of the input and output files by their logical names; a file
+        that has none is left out.
     """
     files = [
         *workflow.get_job_inputs(name, data=True),
         *workflow.get_job_outputs(name, data=True),
     ]
-    return {file.name: str(file.src_uri) for file in files}
+    return {file.name: str(file.src_uri) for file in files if file.src_uri}
 
 
 class ParslJob:

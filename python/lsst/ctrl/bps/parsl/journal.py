@@ -22,6 +22,7 @@ from .node.runner import encode_line
 __all__ = ["Journal", "decode_line", "read_journal"]
 
 _FORMAT = 1
+_CHUNK = 1 << 16
 
 
 class Journal:
@@ -39,12 +40,12 @@ class Journal:
         self.path = path
         with storage_errors(path, "open the journal"):
             self._fd = open_append(path)
-            size = os.fstat(self._fd).st_size
-            if size == 0:
-                self.append({"format": _FORMAT, "kind": "driver", "run": run})
-            elif not _ends_whole(path, size):
+            whole = _whole_size(path)
+            if whole != os.fstat(self._fd).st_size:
                 # What a driver that was killed left of its last line.
-                os.write(self._fd, b"\n")
+                os.ftruncate(self._fd, whole)
+            if whole == 0:
+                self.append({"format": _FORMAT, "kind": "driver", "run": run})
 
     def append(self, event: dict[str, Any]) -> None:
         """Add an event.
@@ -77,10 +78,18 @@ class Journal:
         os.close(self._fd)
 
 
-def _ends_whole(path: Path, size: int) -> bool:
+def _whole_size(path: Path) -> int:
+    """Return the size of a file up to its last newline."""
     with open(path, "rb") as stream:
-        stream.seek(size - 1)
-        return stream.read(1) == b"\n"
+        end = stream.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - _CHUNK)
+            stream.seek(begin)
+            newline = stream.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                return begin + newline + 1
+            end = begin
+    return 0
 
 
 def read_journal(path: Path, wanted: Callable[[bytes], bool] | None = None) -> Iterator[dict[str, Any]]:
@@ -111,20 +120,18 @@ def read_journal(path: Path, wanted: Callable[[bytes], bool] | None = None) -> I
         except FileNotFoundError:
             return
         with open(fd, "rb", buffering=1 << 20) as stream:
-            size = os.fstat(fd).st_size
-            position = 0
             for number, line in enumerate(stream, 1):
-                position += len(line)
+                if not line.endswith(b"\n"):
+                    return  # Its writer was killed, or is writing it now.
                 if wanted is not None and not wanted(line):
                     continue
                 event = decode_line(line)
                 if event is None:
-                    if not _is_torn(line, last=position >= size):
-                        raise DamagedFileError(
-                            f"{path} is damaged in line {number}. The run cannot be resumed from it; "
-                            "restore the file, or submit the run again."
-                        )
-                elif "format" not in event:
+                    raise DamagedFileError(
+                        f"{path} is damaged in line {number}. The run cannot be resumed from it; "
+                        "restore the file, or submit the run again."
+                    )
+                if "format" not in event:
                     yield event
                 elif event["format"] != _FORMAT:
                     raise DamagedFileError(
@@ -146,24 +153,13 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
     record : `dict` or `None`
         What was written; `None` where that is not what is in the line.
     """
-    body, separator, crc = line.rpartition(b',"crc":')
-    if not separator:
-        return None
+    body, _, crc = line.rpartition(b',"crc":')
     body += b"}"
+    digits = crc[:-2]
+    if not (crc.endswith(b"}\n") and digits.isdigit() and zlib.crc32(body) == int(digits)):
+        return None
     try:
-        if zlib.crc32(body) != int(crc.rstrip(b"}\n")):
-            return None
         event: dict[str, Any] = json.loads(body.decode())
     except ValueError:
         return None
     return event
-
-
-def _is_torn(line: bytes, last: bool) -> bool:
-    """Tell an unfinished line from a damaged one.
-
-    A driver that was killed leaves a line without its end; the next one ends
-    it with a newline and goes on, so that it can stand in the middle.
-    """
-    text = line.rstrip(b"\n").rstrip(b"\0")
-    return last or not text.endswith(b"}")

@@ -40,7 +40,7 @@ def safe_name(name: str) -> str:
     """
     if len(name) < _LONGEST_NAME and _PLAIN.fullmatch(name):
         return name
-    safe = _UNSAFE.sub("_", name)
+    safe = _UNSAFE.sub("_", name) or "_"
     if safe.startswith((".", "-")):
         safe = "_" + safe[1:]
     encoded = safe.encode("utf-8", "replace")

@@ -13,11 +13,12 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from .errors import RunNotFoundError
-from .files import PRIVATE, make_directory, storage_errors, write_atomic
+from .files import PRIVATE, make_directory, write_atomic
 from .paths import SubmitPaths, safe_name
 
 __all__ = ["Entry", "find_submit_path", "list_runs", "register_run"]
@@ -28,9 +29,10 @@ VARIABLE = "BPS_PARSL_STATE_DIR"
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(BaseModel):
     """A run that the user has."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     run: str
     """Its id."""
@@ -72,13 +74,13 @@ def register_run(run: str, submit_path: Path) -> None:
     says that only the submit path will find it.
     """
     directory = state_directory()
-    entry = Entry(run, str(submit_path), time.time())
+    entry = Entry(run=run, submit_path=str(submit_path), created=time.time())
     digest = hashlib.sha256(entry.submit_path.encode()).hexdigest()[:10]
     path = directory / f"{safe_name(run)}@{digest}.json"
     try:
         make_directory(directory, 0o700)
         with write_atomic(path, PRIVATE) as stream:
-            stream.write(json.dumps({"format": _FORMAT, **asdict(entry)}).encode())
+            stream.write(json.dumps({"format": _FORMAT, **entry.model_dump()}).encode())
     except OSError as exc:
         _LOG.warning(
             "Cannot write the list of your runs (%s: %s); use the submit path %s in place of the run id, "
@@ -101,19 +103,25 @@ def list_runs() -> Iterator[Entry]:
     """
     entries = []
     for path in state_directory().glob("*.json"):
-        with storage_errors(path, "read the list of your runs"):
-            raw = path.read_bytes()
         try:
-            content = json.loads(raw)
+            content = json.loads(path.read_bytes())
             if content.pop("format") != _FORMAT:
                 raise ValueError("unknown format")
-            entry = Entry(**content)
-        except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            _LOG.warning("%s is damaged (%s); its run is found by its submit path.", path, exc)
+            entry = Entry.model_validate(content)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+            why = str(exc).partition("\n")[0]
+            _LOG.warning("%s cannot be read (%s); its run is found by its submit path.", path, why)
             continue
-        if SubmitPaths(entry.submit_path).plan.exists():
+        if _is_run(entry.submit_path):
             entries.append(entry)
     yield from sorted(entries, key=lambda entry: entry.created)
+
+
+def _is_run(submit_path: str) -> bool:
+    try:
+        return SubmitPaths(submit_path).plan.exists()
+    except (OSError, ValueError):
+        return False  # No file can have this name.
 
 
 def find_submit_path(wanted: str) -> Path:
@@ -134,7 +142,7 @@ def find_submit_path(wanted: str) -> Path:
     RunNotFoundError
         Raised if there is no such run, or more than one.
     """
-    if SubmitPaths(wanted).plan.exists():
+    if _is_run(wanted):
         return SubmitPaths(wanted).submit_path
     entries = list(list_runs())
     found = [entry for entry in entries if entry.run == wanted]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ from .state import JobState, RunState, replay
 __all__ = ["RunView", "run_report"]
 
 _LAST_LINES = 5
-_LAST_BYTES = 4096
+_LAST_BYTES = 1 << 16
+_EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): ")
 
 
 @dataclass
@@ -134,7 +136,8 @@ def last_lines(path: Path) -> list[str]:
     Returns
     -------
     lines : `list` [`str`]
-        Its last lines; empty where there is none.
+        Its last lines, after the last exception before them; empty where
+        there is no log.
     """
     try:
         with open(path, "rb") as stream:
@@ -143,7 +146,10 @@ def last_lines(path: Path) -> list[str]:
     except OSError:
         return []
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("---- attempt ")]
-    return lines[-_LAST_LINES:]
+    last = lines[-_LAST_LINES:]
+    # What went wrong is often said earlier than what follows from it.
+    causes = [line for line in lines[:-_LAST_LINES] if _EXCEPTION.match(line)]
+    return [*causes[-1:], *last]
 
 
 def run_report(view: RunView, *, jobs: bool = False, exit_codes: bool = False) -> WmsRunReport:

@@ -144,6 +144,8 @@ class ParslService(BaseWmsService):
             Raised if it cannot be resumed, or ended without success: BPS
             exits with status 0 where a message is returned.
         """
+        if not wms_workflow_id:
+            raise RunNotFoundError("Which run? Give its id or submit path: bps restart --id <id>")
         set_command_directories()
         workflow = ParslWorkflow.read(wms_workflow_id)
         workflow.restart()
@@ -310,7 +312,7 @@ class ParslService(BaseWmsService):
         directory = state_directory()
         while not directory.exists():
             directory = directory.parent
-        if not os.access(directory, os.W_OK):
+        if not directory.is_dir() or not os.access(directory, os.W_OK):
             return 1, f"The list of your runs cannot be written: {directory}."
         return 0, f"Parsl {release}; your runs are listed in {state_directory()}"
 

@@ -168,8 +168,12 @@ def _near_miss(key: str, known: list[str]) -> str | None:
         return None
     by_plain_name = {re.sub(r"[_-]", "", name).lower(): name for name in known}
     plain = re.sub(r"[_-]", "", key).lower()
-    found = difflib.get_close_matches(plain, by_plain_name, n=1, cutoff=0.8)
-    return by_plain_name[found[0]] if found else None
+    for candidate in difflib.get_close_matches(plain, by_plain_name, n=3, cutoff=0.65):
+        ratio = difflib.SequenceMatcher(None, plain, candidate).ratio()
+        # "retry" is meant for "retries", and "storage" for nothing of ours.
+        if ratio >= 0.75 or candidate.startswith(plain[:4]):
+            return by_plain_name[candidate]
+    return None
 
 
 def _complaint(where: str, error: dict[str, Any]) -> str:

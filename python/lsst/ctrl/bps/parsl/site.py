@@ -106,7 +106,7 @@ class SiteConfig(ABC):
         ConfigurationError
             Raised if there is none.
         """
-        name = get_bps_config_value(config, "computeSite", str)
+        name = _text(config, "computeSite", "computeSite")
         sites = config.get(".site", {})
         known = sorted(key for key in sites if isinstance(key, str)) if sites else []
         choice = f" Known sites: {', '.join(known)}." if known else ""
@@ -147,7 +147,7 @@ class SiteConfig(ABC):
         """
         section = cls.get_site_subconfig(config)
         where = f"site.{config['computeSite']}.class"
-        name = get_bps_config_value(section, "class", str)
+        name = _text(section, "class", where)
         if not name:
             raise ConfigurationError(
                 f"{where}: missing, and it is required, as in 'class: lsst.ctrl.bps.parsl.sites.Local'."
@@ -265,6 +265,13 @@ class SiteConfig(ABC):
 
     def _in_submit_path(self, path: str) -> str:
         return os.path.join(SubmitPaths(self.config["submitPath"]).submit_path, path)
+
+
+def _text(config: BpsConfig, key: str, where: str) -> str | None:
+    try:
+        return get_bps_config_value(config, key, str)
+    except RuntimeError:
+        raise ConfigurationError(f"{where}: {config[key]!r}: a text is wanted.") from None
 
 
 def site_complaints(config: BpsConfig) -> list[str]:

@@ -164,6 +164,19 @@ class RunState:
         ready, self._newly_ready = self._newly_ready, []
         return ready
 
+    def recovered_event(self) -> dict[str, Any] | None:
+        """Return what a driver has to write down before it goes on.
+
+        Returns
+        -------
+        event : `dict` or `None`
+            An ``ok`` for the jobs that nodes saw succeed and of which the
+            last driver did not hear.
+        """
+        if not self.recovered:
+            return None
+        return {"e": "ok", "j": [[job, None, None, 0, 0.0] for job in self.recovered]}
+
     def may_concern(self, line: bytes) -> bool:
         """Tell whether a line of a node's journal can change anything.
 
@@ -365,7 +378,11 @@ class RunState:
             for state, template in zip(self.states, self.plan.template_of, strict=True)
         ]
         is_final = [self._final[template] for template in self.plan.template_of]
-        if not all(done or final for done, final in zip(succeeded, is_final, strict=True)):
+        is_payload = (self._payload[template] for template in self.plan.template_of)
+        if any(
+            runs and not done and not final
+            for runs, done, final in zip(is_payload, succeeded, is_final, strict=True)
+        ):
             # The final jobs gather what the others made: once more, then.
             succeeded = [done and not final for done, final in zip(succeeded, is_final, strict=True)]
         self._final_jobs = [job for job, final in enumerate(is_final) if final]
@@ -392,7 +409,7 @@ class RunState:
         states = self.states
         parents = self.plan.parents(job)
         waiting = len(parents)
-        if self._touched:
+        if self._touched or not all(self._payload):
             waiting -= sum(states[parent] == JobState.SUCCEEDED for parent in parents)
         self._waiting[job] = waiting
         if waiting or final:

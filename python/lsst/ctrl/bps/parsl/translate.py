@@ -33,6 +33,16 @@ SUBMIT_HOST_JOBS = ("pipetaskInit", "finalJob")
 """BPS's own jobs; they are short of work and run beside the driver."""
 
 _MOST_COMPLAINTS = 10
+_NUMBERS = (
+    "priority",
+    "number_of_retries",
+    "retry_unless_exit",
+    "request_memory",
+    "request_memory_max",
+    "request_cpus",
+    "request_disk",
+    "request_walltime",
+)
 _OWN_FIELDS = ("cmdvals", "tags")
 _FIELDS = tuple(name for name in DEFAULTS if name not in ("executable", *_OWN_FIELDS))
 
@@ -218,10 +228,13 @@ def check_jobs(nodes: dict[str, _Node], site: SiteConfig) -> list[str]:
 
 
 def _job_complaint(job: GenericWorkflowJob, item: _Node, memory: float | None) -> str | None:
-    for key in ("priority", "request_memory", "request_cpus", "request_disk", "request_walltime"):
+    for key in _NUMBERS:
         value = getattr(job, key)
-        if value not in (None, "") and not _is_whole_number(value):
-            return f"its {key} is {value!r}; a whole number is wanted."
+        for number in value if key == "retry_unless_exit" and isinstance(value, list) else [value]:
+            if number not in (None, "") and not _is_whole_number(number):
+                return f"its {key} is {value!r}; a whole number is wanted."
+    if job.memory_multiplier is not None and not _is_number(job.memory_multiplier):
+        return f"its memory_multiplier is {job.memory_multiplier!r}; a number is wanted."
     if memory is not None and int(job.request_memory or 0) > memory:
         return (
             f"it asks for {job.request_memory} MB; the site has {memory:.0f} MB. "
@@ -233,7 +246,7 @@ def _job_complaint(job: GenericWorkflowJob, item: _Node, memory: float | None) -
         return f"its command names <FILE:{exc.args[0]}>, and the job has no such file."
     except ValueError as exc:
         return f"its command cannot be read: {exc}: {job.arguments}"
-    longest = max((len(word.encode()) for word in command.words or ()), default=0)
+    longest = max((len(os.fsencode(word)) for word in command.words or ()), default=0)
     if longest > LONGEST_WORD:
         return (
             f"an argument of its command has {longest} bytes; Linux takes {LONGEST_WORD}. "
@@ -242,10 +255,18 @@ def _job_complaint(job: GenericWorkflowJob, item: _Node, memory: float | None) -
     return None
 
 
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]  # That is the question.
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _is_whole_number(value: object) -> bool:
     try:
         int(value)  # type: ignore[call-overload]  # That is the question.
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return False
     return True
 

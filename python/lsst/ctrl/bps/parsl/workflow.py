@@ -230,6 +230,9 @@ class ParslWorkflow(BaseWmsWorkflow):
                 self._drive(driver, lock, show=True)
             return
         self._error = None
+        # A program that has nothing else to do waits for its runs. Ordinary
+        # exit handlers are too late: by then no thread pool takes work.
+        threading._register_atexit(self._wait_quietly)  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._drive_aside, args=(driver, lock), name="driver")
         self._thread.start()
 
@@ -270,6 +273,12 @@ class ParslWorkflow(BaseWmsWorkflow):
             error, self._error = self._error, None
             raise error
         return True
+
+    def _wait_quietly(self) -> None:
+        try:
+            self.wait()
+        except BaseException as exc:
+            _LOG.error("%s", exc)
 
     def cancel(self) -> str:
         """Cancel the run: end its jobs, and let no more begin.
@@ -314,6 +323,8 @@ class ParslWorkflow(BaseWmsWorkflow):
                 )
             journal = Journal(self.paths.driver_journal, self.name)
             now = round(time.time(), 3)
+            if recovered := state.recovered_event():
+                journal.append({"e": recovered.pop("e"), "t": now, **recovered})
             journal.append({"e": "cancel", "t": now})
             journal.append({"e": "finish", "t": now, "state": JobState.DELETED.name})
             journal.close()

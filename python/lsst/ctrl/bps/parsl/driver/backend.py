@@ -202,9 +202,9 @@ class ParslLog:
         for handler in (self._file, self._terminal):
             self._logger.addHandler(handler)
         self._chatty_before = [(name, logging.getLogger(name).level) for name in _CHATTY]
-        if level > logging.DEBUG:
+        if level > logging.INFO:
             for name in _CHATTY:
-                logging.getLogger(name).setLevel(max(level, logging.WARNING))
+                logging.getLogger(name).setLevel(level)
 
     def close(self) -> None:
         """Leave logging as it was."""

@@ -163,11 +163,8 @@ class Driver:
 
     def _begin(self) -> None:
         state = self.state
-        # What nodes saw succeed and the last driver did not hear of; then it
-        # is written down by one that lives.
-        recovered = [[job, None, None, 0, 0.0] for job in state.recovered]
-        if recovered:
-            self._record({"e": "ok", "j": recovered})
+        if recovered := state.recovered_event():
+            self._record(recovered)
         me = Holder.this_process()
         self._record({"e": "session", "n": state.sessions + 1, "host": me.host, "pid": me.pid})
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from lsst.ctrl.bps import BpsConfig
 
+from ..environment import read_environment
 from ..errors import RunStateError
 from ..journal import Journal
 from ..leftovers import RUN_VARIABLE, end_leftovers
@@ -56,6 +57,7 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
     end_leftovers(RUN_VARIABLE, str(paths.submit_path))
     state = replay(plan, paths)
     _check_startable(name, plan, state)
+    read_environment(paths.environment)  # Not in the middle of a job.
     site = SiteConfig.from_config(config)
     setup = {
         "submit_path": str(paths.submit_path),
@@ -71,8 +73,17 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
         paths,
         lock=lock,
         retries=site.settings.retries,
-        most_memory=site.get_capacity()["memory"],
+        most_memory=_most_memory(config, site),
     )
+
+
+def _most_memory(config: BpsConfig, site: SiteConfig) -> float | None:
+    """Return the memory in MB that a job may grow to; BPS's memoryLimit is
+    the plugin's to apply.
+    """
+    _, limit = config.search("memoryLimit", opt={"curvals": {"curr_site": config["computeSite"]}})
+    limits = [float(value) for value in (limit, site.get_capacity()["memory"]) if value]
+    return min(limits, default=None)
 
 
 def _check_startable(name: str, plan: Plan, state: RunState) -> None:

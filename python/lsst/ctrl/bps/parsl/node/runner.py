@@ -403,4 +403,6 @@ def _script_descriptor(code: str) -> int:
 
 
 if __name__ == "__main__":
+    # It is ours alone: with a copy in a job, nobody would notice our end.
+    os.set_inheritable(int(sys.argv[1]), False)
     Runner(socket.socket(fileno=int(sys.argv[1]))).run()

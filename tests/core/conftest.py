@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the unit and property tests share.
+
+``HYPOTHESIS_PROFILE=search`` looks at many more, and each time other,
+examples than the default, which is the same in each run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from hypothesis import settings
+
+settings.register_profile("core", deadline=None, database=None, derandomize=True, max_examples=100)
+settings.register_profile("search", deadline=None, database=None, derandomize=False, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "core"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Fail where the tests of this worker leave a process behind."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    yield
+    children = psutil.Process().children(recursive=True)
+    # Workers of pytest-xdist belong to the process that started them.
+    left = [process for process in children if process.pid not in before and "PYTEST_XDIST" not in os.environ]
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert [process.cmdline() for process in alive] == []

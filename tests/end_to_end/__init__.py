@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tests with real ``bps`` processes, real Butler repositories and real jobs."""

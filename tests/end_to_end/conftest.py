@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Sandboxes, and the repository of the tiny camera."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .support import TINYCAM, Sandbox
+from .tinycam.repo import make_repo
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name our markers."""
+    config.addinivalue_line("markers", "slow: takes more than ten seconds; runs in CI all the same")
+
+
+@pytest.fixture(scope="session")
+def tiny_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the repository once; tests copy it."""
+    root = tmp_path_factory.mktemp("tinycam") / "repo"
+    make_repo(root)
+    return root
+
+
+def _sandbox(path: Path) -> Iterator[Sandbox]:
+    box = Sandbox(path / "box")
+    try:
+        yield box
+        box.assert_nothing_runs()
+        assert not list((box.path / "home").iterdir()), "left in the home directory"
+        assert not list((box.path / "tmp").iterdir()), "left among the temporary files"
+    finally:
+        box.close()
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Sandbox]:
+    """A sandbox of one test; nothing is left in it but files of runs."""
+    yield from _sandbox(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox of the tests of a module."""
+    yield from _sandbox(tmp_path_factory.mktemp("shared"))
+
+
+def _tiny(box: Sandbox, repo: Path) -> Sandbox:
+    shutil.copytree(repo, box.path / "repo")
+    box.env |= {
+        "TINYCAM_DIR": str(box.path),
+        "TINYCAM_SOURCE": str(TINYCAM),
+        "TINYCAM_DETECTORS": "2",
+    }
+    return box
+
+
+@pytest.fixture
+def tiny(box: Sandbox, tiny_repo: Path) -> Sandbox:
+    """A sandbox with a copy of the repository, and four quanta and two to run."""
+    return _tiny(box, tiny_repo)
+
+
+@pytest.fixture(scope="module")
+def shared_tiny(shared_box: Sandbox, tiny_repo: Path) -> Sandbox:
+    """The same for the tests of a module."""
+    return _tiny(shared_box, tiny_repo)
