@@ -16,10 +16,11 @@ from typing import Any
 from lsst.ctrl.bps.parsl.driver.loop import Driver
 from lsst.ctrl.bps.parsl.driver.tasks import Task
 from lsst.ctrl.bps.parsl.journal import Journal
-from lsst.ctrl.bps.parsl.node.runner import encode_line
+from lsst.ctrl.bps.parsl.node.records import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan import Plan
-from lsst.ctrl.bps.parsl.state import JobState, RunState, replay
+from lsst.ctrl.bps.parsl.replay import replay
+from lsst.ctrl.bps.parsl.state import JobState, RunState
 
 __all__ = [
     "LOST",

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from lsst.ctrl.bps import BpsConfig
 from lsst.ctrl.bps.parsl.command import build_command, shell_line, split_words
-from lsst.ctrl.bps.parsl.node.runner import expand
+from lsst.ctrl.bps.parsl.node.records import expand
 
 HOSTILE = (
     "",
@@ -171,6 +171,8 @@ def test_only_what_a_shell_splits_at_splits(blank: str) -> None:
 
 
 CONTEXTS = {
+    "beside quotes in braces": r"printf '%s\0' {it's} '{v}' {it's} | cat",
+    "beside an operator in braces": r"printf '%s\0' {a;b} '{v}' | cat",
     "escaped": r"printf '%s\0' \{v} | cat",
     "escaped before an escaped quote": r"printf '%s\0' \{v} it\'s | cat",
     "escaped in double quotes": r"""printf '%s\0' "\{v}" | cat""",
@@ -200,9 +202,9 @@ def test_data_is_never_executed(tmp_path: Path, context: str) -> None:
         except ValueError:
             continue
         by_bash(shell_line(command.line), tmp_path / "cwd")
-        if os.listdir(tmp_path / "cwd"):
-            run.append(value)
-            (tmp_path / "cwd" / "canary").unlink()
+        for path in (tmp_path / "cwd").iterdir():
+            run.append((value, path.name))
+            path.unlink()
     assert run == []
 
 
@@ -298,6 +300,9 @@ def test_plain_command_needs_no_shell(template: str, words: list[str]) -> None:
         "a\\\nb",
         "[1,2]",
         "a!b ^c %d @e",
+        "{it's} x {it's}",
+        "{a;true}",
+        "{a|cat}",
     ],
 )
 def test_words_are_what_bash_would_make_of_them(tmp_path: Path, arguments: str) -> None:
@@ -350,6 +355,8 @@ def test_environment_variables_in_data(empty: Path, value: str) -> None:
         "$A|cat",
         "$(printf z)",
         '"$(printf z)"',
+        "\\$A",
+        '"\\$A"',
         '"${A}" $(printf z)',
         "$((1+1))",
     ],
@@ -401,3 +408,48 @@ def test_quotation_without_end_is_refused(template: str) -> None:
     """A command whose quotation has no end is an error, not a guess."""
     with pytest.raises(ValueError, match="quotation"):
         build_command(template, {"v": "x"}, {})
+
+
+def test_value_beside_a_variable_in_quotes(empty: Path) -> None:
+    """A plain variable in a command is no reason to refuse a value: BPS users write ``"$VAR"``."""
+    options = {"replaceEnvVars": True, "expandEnvVars": False, "replaceVars": False}
+    written = r"""printf '%s\0' "$A" -d '{v}'"""
+    _, template = BpsConfig({"command": written}).search("command", options)
+    for value in HOSTILE:
+        command = build_command(template, {"v": value}, {})
+        expected = ["1 2", "-d", value]
+        if command.words is None:
+            assert by_bash(shell_line(command.line), empty, {"A": "1 2"}) == expected
+        else:
+            assert [expand(word, {"A": "1 2"}) for word in command.words[2:]] == expected
+    assert os.listdir(empty) == []
+
+
+PIECES = (
+    *("{v}", '"{v}"', "'{v}'", "<FILE:f>", '"<FILE:f>"', "<ENV:A>", "{{v}}", "--x={v}", "{a,b}", "a", "b c"),
+    *(" ", "\t", "\n", "'", '"', "\\", "$", "`", "#", "<", "<<", "|", "&", ";", "(", ")", "{", "}", "[", "]"),
+    *("$(", "${", "$((", "))", "$'", "${A}", "<<END\n", "END\n", "\\\n", "~", "*", "!", "=", "é", "%s"),
+)
+
+
+@settings(max_examples=400)
+@given(
+    pieces=st.lists(st.sampled_from(PIECES), max_size=7),
+    value=st.sampled_from(HOSTILE),
+    file=st.sampled_from(HOSTILE),
+)
+def test_any_command(empty: Path, pieces: list[str], value: str, file: str) -> None:
+    """Whatever the command: a value is never executed, and words are those that bash would find."""
+    environ = {"A": "1 '2\"$(>canary);x"}
+    template = r"printf '%s\0' " + "".join(pieces)
+    try:
+        command = build_command(template, {"v": value}, {"f": file or "f"})
+    except (ValueError, KeyError):
+        return
+    found = by_bash(shell_line(command.line), empty, environ)
+    left = os.listdir(empty)
+    for name in left:  # A redirection of the command's own.
+        (empty / name).unlink()
+    assert "canary" not in left
+    if command.words is not None:
+        assert found == ([expand(word, environ) for word in command.words[2:]] or [""])

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lsst.ctrl.bps.parsl.environment import (
@@ -46,6 +46,7 @@ def environment_of_bash(commands: str, environ: dict[str, str] | None = None) ->
 
 
 @given(environ=st.dictionaries(names, values, max_size=6))
+@example(environ={"NOT_UNICODE": "\udcff"})
 def test_exported_values_arrive(environ: dict[str, str]) -> None:
     """Bash that runs the exported text has every variable with its value, whatever is in it."""
     found = environment_of_bash(export_environment(environ))
@@ -111,6 +112,7 @@ def test_own_environment_is_taken_where_none_is_given(monkeypatch: pytest.Monkey
 
 
 @given(environ=st.dictionaries(st.text(max_size=5), values, max_size=4), prefix=values)
+@example(environ={"NOT_UNICODE": "\udcff"}, prefix="\udcff")
 def test_file_gives_back_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, environ: dict[str, str], prefix: str
 ) -> None:

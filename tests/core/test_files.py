@@ -69,9 +69,14 @@ def test_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     """A file that cannot be written to its end is not replaced, and no other file is left."""
     path = tmp_path / "file"
     path.write_text("before")
-    with pytest.raises(ZeroDivisionError), write_atomic(path) as stream:
-        stream.write(b"half")
-        raise ZeroDivisionError
+
+    def write_half() -> None:
+        with write_atomic(path) as stream:
+            stream.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert os.listdir(tmp_path) == ["file"]
     assert path.read_text() == "before"
 

@@ -129,7 +129,7 @@ def test_zeros_at_the_end_are_a_cut(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_changed_byte_is_damage(tmp_path: Path, number: int) -> None:
-    """A changed byte in a line that others follow is an error that names file and line, never a lost event."""
+    """A changed byte in a line that others follow is an error that names it, and never a lost event."""
     path = tmp_path / "journal.jsonl"
     write(path, EVENTS)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -142,9 +142,10 @@ def test_changed_byte_is_damage(tmp_path: Path, number: int) -> None:
             path.write_bytes(whole)
             try:
                 list(read_journal(path))
+                said = ""
             except DamagedFileError as exc:
-                assert f"{path} is damaged in line {number}" in exc.message  # noqa: PT017
-            else:
+                said = exc.message
+            if f"{path} is damaged in line {number}" not in said:
                 silent.append((position - start, bytes(lines[number - 1]), change))
     assert silent == []
 

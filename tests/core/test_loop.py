@@ -21,10 +21,11 @@ from lsst.ctrl.bps.parsl.driver.retry import MOST_LOSSES
 from lsst.ctrl.bps.parsl.errors import StorageError
 from lsst.ctrl.bps.parsl.journal import read_journal
 from lsst.ctrl.bps.parsl.liveness import Holder, ask_to_cancel
-from lsst.ctrl.bps.parsl.node.runner import encode_line
+from lsst.ctrl.bps.parsl.node.records import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan import JobKind, Plan
-from lsst.ctrl.bps.parsl.state import JobState, replay
+from lsst.ctrl.bps.parsl.replay import replay
+from lsst.ctrl.bps.parsl.state import JobState
 
 from .fake import LOST, SUCCEEDS, FakeBackend, Outcome, Run, Script, after, drive, fails
 from .support import PlanLine, make_plan, plan_line
@@ -298,7 +299,7 @@ def test_any_run_ends_as_its_graph_says(
     window: int,
     record: bool,
 ) -> None:
-    """Jobs run after their parents (the fake checks), as often as they may, and end as they must; replay agrees."""
+    """Jobs run after their parents (the fake checks), as often as they may, and end as they must."""
     lines, script, broken = run
     plan, paths = fresh(tmp_path_factory, lines)
     done = drive(plan, paths, script, seed=seed, window=window, record_nodes=record)
@@ -432,7 +433,7 @@ def test_stopped_run_goes_on(
     seed: int,
     step: int,
 ) -> None:
-    """A driver that is asked to stop ends its jobs and says so; the next one does what is left, and only that."""
+    """A driver that is asked to stop ends its jobs and says so; the next one does what is left."""
     lines, script, broken = run
     plan, paths = fresh(tmp_path_factory, lines)
     first = drive(

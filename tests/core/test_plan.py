@@ -160,13 +160,12 @@ def test_changed_plan_is_damaged(small: Path) -> None:
         for change in changes(byte):
             os.pwrite(fd, bytes([change]), position)
             try:
-                plan = Plan(small)
+                found: object = content(Plan(small))
             except DamagedFileError as exc:
-                assert str(small) in exc.message
-            else:
-                # Of the last line something may change that says nothing.
-                assert position >= last_line, (position, whole[position : position + 20], change)
-                assert content(plan) == expected
+                found = exc.message
+            # Of the last line something may change that says nothing.
+            same = position >= last_line and found == expected
+            assert same or f"{small} is damaged" in str(found) or f"{small} has format" in str(found)
         os.pwrite(fd, bytes([byte]), position)
     os.close(fd)
 

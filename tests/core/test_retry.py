@@ -134,7 +134,7 @@ def test_loss_that_ends_the_job_says_how_often() -> None:
 def test_memory_grows_to_its_cap_and_attempts_end(
     request: int, multiplier: float | None, cap: int | None, retries: int
 ) -> None:
-    """A job that is always killed gets more each time, never more than its cap, once at the cap, and an end."""
+    """A job that is always killed gets more each time, once as much as its cap, and then is given up."""
     fields = {"number_of_retries": retries, "memory_multiplier": multiplier, "request_memory_max": cap}
     memory, tried = request, [request]
     for failures in range(retries + 2):

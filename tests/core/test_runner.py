@@ -26,7 +26,7 @@ from lsst.ctrl.bps.parsl.errors import DamagedFileError
 from lsst.ctrl.bps.parsl.journal import read_journal
 from lsst.ctrl.bps.parsl.leftovers import RUN_VARIABLE
 from lsst.ctrl.bps.parsl.node.client import RunnerClient, forget_client, kill_jobs, run_job
-from lsst.ctrl.bps.parsl.node.runner import expand
+from lsst.ctrl.bps.parsl.node.records import expand
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 
 from .support import umask, world_writable
@@ -367,7 +367,7 @@ PRINT = ["/usr/bin/printf", r"%s\0"]
 def test_words_arrive_as_they_are(node: Node, prefix: str) -> None:
     """Arguments reach the job unchanged, with and without a command prefix, and nothing is executed."""
     node.environment({"PATH": os.environ["PATH"]}, prefix)
-    values = [value for value in HOSTILE]
+    values = list(HOSTILE)
     assert node.run(*PRINT, *values)["exit"] == 0
     assert node.out().split("\0")[:-1] == values
     assert not (node.cwd / "canary").exists()
@@ -393,7 +393,7 @@ def test_prefix_runs_before_each_command(node: Node) -> None:
 
 
 def test_prefix_does_not_change_the_command(node: Node) -> None:
-    """A prefix that sets the shell's arguments, or a script that it sources and that reads them, is harmless."""
+    """A prefix that sets the shell's arguments, or sources a script that reads them, is harmless."""
     (node.cwd / "setup.sh").write_text('echo "sourced with $#"; set -- other words; shift\n')
     node.environment({"PATH": os.environ["PATH"]}, "source ./setup.sh\nset -- x y z\nshift")
     assert node.run("/bin/echo", "a", "b")["exit"] == 0
@@ -434,7 +434,7 @@ def test_secrets_are_on_no_command_line(node: Node) -> None:
     fifo.release()
     held.result(10)
     sleeper.result(10)
-    assert b"node/runner.py" in lines
+    assert b"node.runner" in lines
     assert secret.encode() not in lines
     for path in [*node.paths.journals.iterdir(), *node.paths.logs.rglob("*.std*")]:
         assert secret not in path.read_text()
@@ -469,7 +469,7 @@ def test_nothing_a_node_makes_can_be_written_by_others(tmp_path: Path) -> None:
 
 
 def test_journal_of_the_node(node: Node) -> None:
-    """Start and end of each attempt are recorded, in order and with measurements, before anybody hears of it."""
+    """Start and end of each attempt are recorded with measurements, before anybody hears of it."""
     result = node.run(script="x=$(printf '%50000000s'); exit 3", job=5, a=2)
     start, end = node.events()
     assert (start["e"], start["j"], start["a"]) == ("start", 5, 2)
@@ -621,7 +621,7 @@ client.run(spec)
 
 
 def test_jobs_end_with_a_driver_that_is_killed(node: Node) -> None:
-    """``kill -9`` of the driver leaves no runner, no job and no child of a job; the journal has their ends."""
+    """``kill -9`` of the driver leaves no runner, no job and no child; the journal has their ends."""
     fifo = Fifo(node.cwd)
     spec = node.spec(script=f"sleep 100 & echo $!\necho $$ > {fifo.said}\nread x < {fifo.told}")
     command = [sys.executable, "-c", DRIVER, json.dumps([node.setup, spec])]
@@ -662,7 +662,7 @@ def test_runner_that_is_terminated_ends_its_jobs(node: Node) -> None:
 
 
 def test_terminal_does_not_reach_the_jobs(node: Node) -> None:
-    """Ctrl-C and a terminal that closes are for the driver to answer: the runner is in a session of its own."""
+    """Ctrl-C, and a terminal that closes, are for the driver to answer, and not for the runner."""
     node.run("/bin/true")
     assert os.getsid(node.client.process.pid) == node.client.process.pid
     for number in (signal.SIGINT, signal.SIGHUP):

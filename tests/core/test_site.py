@@ -181,6 +181,14 @@ def test_all_that_is_wrong_comes_before_anything_is_made(tmp_path: Path) -> None
         assert word in caught.value.message
 
 
+def test_memory_limit_that_is_no_number(tmp_path: Path) -> None:
+    """BPS's ``memoryLimit`` is the plugin's to apply, and so to check before a job needs it."""
+    site = {"class": LOCAL, "cores": 1}
+    config = make_config(site, memoryLimit="lots", submitPath=str(tmp_path / "run"))
+    with pytest.raises(ConfigurationError, match=r"memoryLimit.*lots"):
+        ParslService(config).run_submission_checks()
+
+
 # A user's own class.
 
 

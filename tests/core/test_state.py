@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from lsst.ctrl.bps.parsl.errors import DamagedFileError
 from lsst.ctrl.bps.parsl.journal import Journal
-from lsst.ctrl.bps.parsl.node.runner import encode_line
+from lsst.ctrl.bps.parsl.node.records import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan import JobKind, Plan
-from lsst.ctrl.bps.parsl.state import JobState, RunState, replay
+from lsst.ctrl.bps.parsl.replay import replay
+from lsst.ctrl.bps.parsl.state import JobState, RunState
 
 from .support import PlanLine, make_plan, plan_line
 
@@ -496,7 +497,7 @@ def random_lines(draw: st.DrawFn) -> list[PlanLine]:
 def snapshot(state: RunState) -> dict[str, Any]:
     """Return all that a state says."""
     names = "failures losses memory exit_codes reasons sessions finished stopped cancelled".split()
-    names += ["started_at", "changed_at", "open_jobs", "is_done", "counts"]
+    names += ["started_at", "changed_at", "is_done", "counts"]
     return {
         **{name: getattr(state, name) for name in names},
         "states": [JobState(value).name for value in state.states],
@@ -641,6 +642,18 @@ def test_long_chain_fails(chain: tuple[Plan, SubmitPaths]) -> None:
     state.apply({"e": "session", "t": 2.0, "n": 2})
     assert state.take_ready() == [0]
     in_seconds(30, begun)
+
+
+def test_jobs_that_have_little_in_common(tmp_path: Path) -> None:
+    """60,000 jobs, each with requests of its own, are begun and begun again in seconds."""
+    lines = [plan_line(str(n), [n - 1] if n else [], request_walltime=n) for n in range(60_000)]
+    plan, _ = make_plan(tmp_path, lines)
+    begun = time.process_time()
+    state = RunState(plan)
+    for number in (1, 2):
+        state.apply({"e": "session", "t": 1.0, "n": number})
+        assert state.take_ready() == [0]
+    in_seconds(10, begun)
 
 
 def test_wide_fan_in(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections import Counter
@@ -130,7 +131,7 @@ def test_any_graph_without_a_cycle(
         text = complaint(setting, workflow)
         names = text.rpartition(": ")[2].rstrip(".").split(" -> ")
         assert names[0] == names[-1]
-        assert all(workflow.has_edge(*edge) for edge in zip(names, names[1:], strict=False))
+        assert all(workflow.has_edge(*edge) for edge in itertools.pairwise(names))
 
 
 def test_job_that_waits_for_itself(setting: Setting) -> None:
@@ -439,7 +440,7 @@ def test_priority_may_be_a_number_in_quotes(setting: Setting, value: object) -> 
 
 
 def test_memory_above_the_sites(tmp_path: Path) -> None:
-    """A job that asks for more memory than the site has is refused with both numbers; the final job is not."""
+    """A job that asks for more memory than the site has is refused with both numbers."""
     setting = Setting(tmp_path, memory="4 GB")
     workflow = add(
         GenericWorkflow("w"), make_job("a", request_memory=4097), make_job("b", request_memory=4096)

@@ -22,9 +22,9 @@ LONGEST_WORD = 128 * 1024 - 1
 
 _PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{{(\w+)}}|{([^{}\s]+)}")
 _ENV = re.compile(r"(<ENV:[^>]*>)")
-_ENV_IN_VALUE = re.compile(r"<ENV:([^>]*)>")
+_ENV_OF_BPS = re.compile(r"(\\?)<ENV:([^>]*)>")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_DOLLAR = re.compile(r"<ENV:(?!\w+[\w./:=,+@%-]*>)([^>]*)>")
+_DOLLAR = re.compile(r"\$(?:([A-Za-z_]\w*)|{([A-Za-z_]\w*)})")
 _SHELL_WORDS = frozenset(
     ". ! { [[ alias bind case cd command declare eval exec exit export for function hash if let local "
     "popd pushd read readonly set shopt source time trap type typeset ulimit umask unset until while".split()
@@ -84,28 +84,19 @@ def build_command(template: str, values: Mapping[str, object], files: Mapping[st
         Raised if a quotation in the template has no end, or if a value cannot
         be put where the template wants it.
     """
-    # BPS writes a "$" and what follows as an environment variable, also where
-    # it begins something else of the shell's.
-    template = _DOLLAR.sub(r"$\1", template)
-    grammar, _ = _scan_template(template, values)
+    parts = _parts(_ENV_OF_BPS.sub(_variable, template), values)
+    grammar = _grammar_of(parts)
     pieces: list[str] = []
     quote = ""
-    position = 0
-    for match in _PLACEHOLDER.finditer(template):
-        text = template[position : match.start()]
+    for text, match in parts:
         quote, _ = _scan(text, quote)
         pieces.append(text)
-        position = match.end()
-        file_name, literal, name = match.groups()
-        if file_name is not None:
-            pieces.append(_filled(file_name, files[file_name], quote, grammar, one_word=True))
-        elif literal is not None:
-            pieces.append(f"{{{literal}}}")
-        elif name in values:
-            pieces.append(_filled(name, str(values[name]), quote, grammar, one_word=False))
-        else:
-            pieces.append(match.group())
-    pieces.append(template[position:])
+        if match is not None:
+            file_name, name = match.group(1), match.group(3)
+            if file_name is not None:
+                pieces.append(_filled(file_name, files[file_name], quote, grammar, one_word=True))
+            else:
+                pieces.append(_filled(name, str(values[name]), quote, grammar, one_word=False))
     line = "".join(pieces)
     if grammar:
         return Command(line, None)
@@ -142,26 +133,54 @@ def split_words(line: str) -> list[str]:
     return list(lexer)
 
 
-def _scan_template(template: str, values: Mapping[str, object]) -> tuple[_Grammar, str]:
+def _variable(match: re.Match[str]) -> str:
+    """Write an environment variable of BPS's so that only its name is in it.
+
+    BPS takes a "$" and all up to the next blank for a variable, also where it
+    begins something else of the shell's, or is escaped.
+    """
+    escape, content = match.groups()
+    name = _NAME.match(content)
+    if escape or name is None:
+        return f"{escape}${content}"
+    rest = _DOLLAR.sub(r"<ENV:\1\2>", content[name.end() :])
+    return f"<ENV:{name.group()}>{rest}"
+
+
+def _parts(template: str, values: Mapping[str, object]) -> list[tuple[str, re.Match[str] | None]]:
+    """Part a template at what is to be filled in: each text, and what is to
+    come after it.
+    """
+    parts: list[tuple[str, re.Match[str] | None]] = []
+    text = ""
+    position = 0
+    for match in _PLACEHOLDER.finditer(template):
+        text += template[position : match.start()]
+        position = match.end()
+        if match.group(2) is not None:
+            text += f"{{{match.group(2)}}}"
+        elif match.group(3) is not None and match.group(3) not in values:
+            text += match.group()
+        else:
+            parts.append((text, match))
+            text = ""
+    parts.append((text + template[position:], None))
+    return parts
+
+
+def _grammar_of(parts: list[tuple[str, re.Match[str] | None]]) -> _Grammar:
     """Tell what grammar a template uses around its values."""
     grammar = _Grammar.NONE
     quote = ""
-    position = 0
-    for match in _PLACEHOLDER.finditer(template):
-        text = template[position : match.start()]
+    for text, match in parts:
         quote, found = _scan(text, quote)
         grammar = max(grammar, found)
         backslashes = len(text) - len(text.rstrip("\\"))
-        if quote != "'" and backslashes % 2:
+        if match is not None and quote != "'" and backslashes % 2:
             grammar = _Grammar.NESTED
-        name = match.group(3)
-        if name and name not in values and not quote and ("," in name or ".." in name):
-            grammar = max(grammar, _Grammar.SIMPLE)  # Bash makes several words of it.
-        position = match.end()
-    quote, found = _scan(template[position:], quote)
     if quote:
         raise ValueError(f"a quotation ({quote}) has no end")
-    return max(grammar, found), quote
+    return grammar
 
 
 def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
@@ -174,6 +193,7 @@ def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
         return "", _Grammar.NONE
     grammar = _Grammar.NONE
     before = " "
+    braces = 0
     # What a variable stands for is data, whatever is in it.
     characters = iter(_ENV.sub("x", text))
     for character in characters:
@@ -189,17 +209,23 @@ def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
             quote = "" if character == '"' else quote
         elif character in "'\"":
             quote = character
+        elif character in "{}":
+            braces = braces + 1 if character == "{" else max(0, braces - 1)
+        elif braces > 0 and (character == "," or character == before == "."):
+            grammar = max(grammar, _Grammar.SIMPLE)  # Bash makes several words of it.
         elif (character == "#" and before in _BLANKS) or (character == before == "<"):
             grammar = _Grammar.NESTED
         elif character in _OPERATORS or (character == "~" and before in " \t\n=:"):
             grammar = max(grammar, _Grammar.SIMPLE)
+        if character in _BLANKS:
+            braces = 0
         before = character
     return quote, grammar
 
 
 def _filled(name: str, value: str, quote: str, grammar: _Grammar, *, one_word: bool) -> str:
     """Write a value so that a shell reads it as data."""
-    value = _ENV_IN_VALUE.sub(_plain_variable, value)
+    value = _ENV_OF_BPS.sub(_variable, value)
     if grammar == _Grammar.NESTED:
         if not _SAFE.fullmatch(_ENV.sub("", value)):
             raise ValueError(
@@ -221,14 +247,6 @@ def _filled(name: str, value: str, quote: str, grammar: _Grammar, *, one_word: b
     except ValueError:
         words = [value]
     return " ".join(shlex.quote(word) for word in words)
-
-
-def _plain_variable(match: re.Match[str]) -> str:
-    """Part a variable from what BPS took for a part of its name."""
-    name = _NAME.match(match.group(1))
-    if name is None:
-        return "$" + match.group(1)
-    return f"<ENV:{name.group()}>{match.group(1)[name.end() :]}"
 
 
 def shell_line(line: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 
 from .command import Command, build_command, shell_line
-from .node.runner import expand
+from .node.records import expand
 from .paths import SubmitPaths
 from .plan import PlannedJob
 

@@ -4,6 +4,24 @@
 Each file has one writer. A driver adds to ``driver.jsonl``, one after the
 other under the run's lock; each node has a file of its own. A line that was
 cut short at the end of a file is skipped; any other damage is an error.
+
+Events of the driver (``e`` is the kind, ``t`` the time in seconds since 1970,
+``j`` numbers of jobs):
+
+==========  ==================================================================
+session     a driver begins: ``n``, ``host``, ``pid``; what an earlier one had
+            not finished is to be done again
+pending     the jobs in ``j`` were given to Parsl, each for another attempt
+ok          the jobs in ``j`` succeeded: ``[job, start, end, MB, CPU s]``
+fail        job ``j`` failed: ``exit``, ``why``, ``retry``, ``charged``
+            (whether it counts against the retries), ``memory`` (MB of the
+            next attempt, where it changes), ``lost`` (nothing is known)
+cancel      what has not ended will not run
+stop        the driver ended its jobs and itself: ``why``
+finish      nothing is left to do: ``state``
+==========  ==================================================================
+
+Events of nodes: ``start`` and ``end`` of attempt ``a`` of job ``j``.
 """
 
 from __future__ import annotations
@@ -17,7 +35,7 @@ from typing import Any
 
 from .errors import DamagedFileError, StorageError
 from .files import open_append, storage_errors
-from .node.runner import encode_line
+from .node.records import encode_line
 
 __all__ = ["Journal", "decode_line", "read_journal"]
 

@@ -110,7 +110,7 @@ def list_runs() -> Iterator[Entry]:
             entry = Entry.model_validate(content)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
             why = str(exc).partition("\n")[0]
-            _LOG.warning("%s cannot be read (%s); its run is found by its submit path.", path, why)
+            _LOG.warning("%s is damaged or unreadable (%s); its run is found by its submit path.", path, why)
             continue
         if _is_run(entry.submit_path):
             entries.append(entry)

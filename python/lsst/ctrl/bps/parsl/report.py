@@ -16,7 +16,8 @@ from .liveness import Holder, living_holder
 from .paths import SubmitPaths
 from .plan import JobKind, Plan
 from .registry import find_submit_path
-from .state import JobState, RunState, replay
+from .replay import replay
+from .state import JobState, RunState
 
 __all__ = ["RunView", "run_report"]
 

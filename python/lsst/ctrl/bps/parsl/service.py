@@ -321,6 +321,9 @@ def _config_complaints(config: BpsConfig) -> list[str]:
     from .site import site_complaints
 
     complaints = site_complaints(config)
+    _, limit = config.search("memoryLimit", opt={"default": None})
+    if limit is not None and not isinstance(limit, int | float):
+        complaints.append(f"memoryLimit: {limit!r}: a number of MB is wanted.")
     try:
         parsl_log_level(config)
     except ConfigurationError as exc:

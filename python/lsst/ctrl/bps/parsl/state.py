@@ -5,40 +5,19 @@ There is one way to change it, `RunState.apply` of an event, for the driver
 that lives through the run and for whoever reads about it afterwards. No step
 is recursive, and each job is visited once for each of its parents.
 
-Events of the driver (``e`` is the kind, ``t`` the time in seconds since 1970,
-``j`` numbers of jobs):
-
-==========  ==================================================================
-session     a driver begins: ``n``, ``host``, ``pid``; what an earlier one had
-            not finished is to be done again
-pending     the jobs in ``j`` were given to Parsl, each for another attempt
-ok          the jobs in ``j`` succeeded: ``[job, start, end, MB, CPU s]``
-fail        job ``j`` failed: ``exit``, ``why``, ``retry``, ``charged``
-            (whether it counts against the retries), ``memory`` (MB of the
-            next attempt, where it changes), ``lost`` (nothing is known)
-cancel      what has not ended will not run
-stop        the driver ended its jobs and itself: ``why``
-finish      nothing is left to do: ``state``
-==========  ==================================================================
-
-Events of nodes: ``start`` and ``end`` of attempt ``a`` of job ``j``.
+The events are described in `~lsst.ctrl.bps.parsl.journal`.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
-from .errors import DamagedFileError
-from .journal import read_journal
-from .paths import SubmitPaths
 from .plan import JobKind, Plan
 
-__all__ = ["JobState", "RunState", "replay"]
+__all__ = ["JobState", "RunState"]
 
 
 class JobState(IntEnum):
@@ -100,6 +79,7 @@ class RunState:
         self._label_numbers = {label: number for number, label in enumerate(plan.labels)}
         self._labels = [self._label_numbers[template.label] for template in plan.templates]
         self._payload = [template.kind == JobKind.PAYLOAD for template in plan.templates]
+        self._has_ordering = not all(self._payload)
         self._final = [template.final for template in plan.templates]
         self._tolerant = [t.kind == JobKind.GROUP and not t.blocking for t in plan.templates]
         self._waiting = array("I", bytes(4 * len(plan)))
@@ -198,11 +178,6 @@ class RunState:
         return job >= len(self.states) or (
             self.states[job] < _FIRST_ENDED and self.attempts[job] == int(match.group(2))
         )
-
-    @property
-    def open_jobs(self) -> int:
-        """Number of jobs that have not ended, without the final ones."""
-        return self._open
 
     @property
     def is_done(self) -> bool:
@@ -409,7 +384,7 @@ class RunState:
         states = self.states
         parents = self.plan.parents(job)
         waiting = len(parents)
-        if self._touched or not all(self._payload):
+        if self._touched or self._has_ordering:
             waiting -= sum(states[parent] == JobState.SUCCEEDED for parent in parents)
         self._waiting[job] = waiting
         if waiting or final:
@@ -418,43 +393,3 @@ class RunState:
             return JobState.SUCCEEDED
         self._newly_ready.append(job)
         return JobState.READY
-
-
-def replay(plan: Plan, paths: SubmitPaths) -> RunState:
-    """Compute the state of a run from its plan and journals.
-
-    Parameters
-    ----------
-    plan : `Plan`
-        What to run.
-    paths : `SubmitPaths`
-        Where the journals are.
-
-    Returns
-    -------
-    state : `RunState`
-        The state. What a node saw succeed has succeeded, also where the
-        driver was killed before it heard of it.
-
-    Raises
-    ------
-    DamagedFileError
-        Raised if a journal is damaged.
-    """
-    state = RunState(plan)
-    _replay_file(state, paths.driver_journal)
-    if state.finished is None:
-        for path in paths.node_journals():
-            _replay_file(state, path, state.may_concern)
-    return state
-
-
-def _replay_file(state: RunState, path: Path, wanted: Callable[[bytes], bool] | None = None) -> None:
-    for event in read_journal(path, wanted):
-        try:
-            state.apply(event)
-        except (AttributeError, IndexError, KeyError, TypeError) as exc:
-            raise DamagedFileError(
-                f"{path} does not belong to the plan {state.plan.path} ({event!r}: {exc!r}). "
-                "Restore the file, or submit the run again."
-            ) from exc

@@ -32,8 +32,9 @@ from .paths import SubmitPaths
 from .plan import Plan
 from .progress import ProgressDisplay, label_table
 from .registry import find_submit_path, register_run
+from .replay import replay
 from .report import RunView, failure_lines
-from .state import JobState, RunState, replay
+from .state import JobState, RunState
 
 if TYPE_CHECKING:
     import parsl.config

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..node.runner import CANNOT_EXECUTE, NOT_FOUND
+from ..node.records import CANNOT_EXECUTE, NOT_FOUND
 
 __all__ = ["Decision", "decide"]
 

@@ -18,8 +18,9 @@ from ..leftovers import RUN_VARIABLE, end_leftovers
 from ..liveness import RunLock
 from ..paths import SubmitPaths
 from ..plan import Plan
+from ..replay import replay
 from ..site import SiteConfig
-from ..state import JobState, RunState, replay
+from ..state import JobState, RunState
 from .backend import ParslBackend
 from .loop import Driver
 from .tasks import TaskMaker

@@ -15,14 +15,23 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from ..environment import capture_environment, read_environment
 from ..leftovers import RUN_VARIABLE, RUNNER_VARIABLE, end_leftovers
 from ..paths import SubmitPaths
-from . import runner as runner_module
 
 __all__ = ["RunnerClient", "run_job"]
+
+_START = f"""
+import sys
+sys.path.append({str(Path(__file__).parents[1])!r})
+from node.runner import main
+main()
+"""
+"""Python code that starts a runner. It is found beside this file, and not as a
+part of the packages above, which take a second to import."""
 
 _CLIENTS: dict[str, RunnerClient] = {}
 _CLIENTS_LOCK = threading.Lock()
@@ -45,11 +54,12 @@ class RunnerClient:
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
         self._marks = {RUN_VARIABLE: setup["submit_path"], RUNNER_VARIABLE: secrets.token_hex(8)}
         self._closing = False
+        self._exported, self._prefix = read_environment(SubmitPaths(setup["submit_path"]).environment)
         ours, theirs = socket.socketpair()
         self._socket = ours
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", runner_module.__file__, str(theirs.fileno())],
+                [sys.executable, "-I", "-S", "-c", _START, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -62,12 +72,11 @@ class RunnerClient:
 
     def _first_message(self) -> dict[str, Any]:
         paths = SubmitPaths(self._setup["submit_path"])
-        exported, prefix = read_environment(paths.environment)
         here = dict(os.environ)
         if self._setup["export"]:
             # The submit host's variables, and this session's own.
             own = set(here) - set(capture_environment(here))
-            environment = {**exported, **{name: here[name] for name in own}}
+            environment = {**self._exported, **{name: here[name] for name in own}}
         else:
             environment = here
         environment.update(self._marks, PWD=self._setup["cwd"])
@@ -76,7 +85,7 @@ class RunnerClient:
             "journal": str(paths.journals / name),
             "cwd": self._setup["cwd"],
             "environment": environment,
-            "prefix": prefix,
+            "prefix": self._prefix,
             "cpus": self._setup["cpus"],
             "memory": self._setup["memory"],
         }

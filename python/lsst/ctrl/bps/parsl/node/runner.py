@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Process that starts jobs, waits for them and measures them.
 
-It is started by file name (see `~lsst.ctrl.bps.parsl.node.client`) and uses
-the standard library only, so that it is up in milliseconds. It has one
-thread. Requests and replies are JSON lines on a socket that it inherits; when
-the other end goes away, it ends its jobs and itself. What it saw is in its
-own journal before the other end hears of it.
+It is started without the packages above this one (see
+`~lsst.ctrl.bps.parsl.node.client`) and uses the standard library only, so that
+it is up in milliseconds. It has one thread. Requests and replies are JSON
+lines on a socket that it inherits; when the other end goes away, it ends its
+jobs and itself. What it saw is in its own journal before the other end hears
+of it.
 """
 
 from __future__ import annotations
@@ -13,76 +14,24 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import resource
 import selectors
 import signal
 import socket
 import sys
 import time
-import zlib
 from collections import deque
 from typing import Any, NamedTuple
 
-__all__ = ["CANNOT_EXECUTE", "NOT_FOUND", "Runner", "encode_line", "expand"]
+from .records import CANNOT_EXECUTE, NOT_FOUND, encode_line, expand, variables
 
-CANNOT_EXECUTE = 126
-"""Exit code of a command that exists and cannot be started (POSIX shell)."""
-
-NOT_FOUND = 127
-"""Exit code of a command that does not exist (POSIX shell)."""
+__all__ = ["Runner", "main"]
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL where the driver is gone."""
 
-_ENV = re.compile(r"<ENV:([^>]*)>")
-_ENV_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _SCRIPT_FD = 3
-
-
-def encode_line(record: dict[str, Any]) -> bytes:
-    """Encode one line of a journal.
-
-    Parameters
-    ----------
-    record : `dict`
-        What to write; not empty.
-
-    Returns
-    -------
-    line : `bytes`
-        JSON with a last member ``crc``, the CRC-32 of the record without it.
-    """
-    body = json.dumps(record, separators=(",", ":"))
-    return f'{body[:-1]},"crc":{zlib.crc32(body.encode())}}}\n'.encode()
-
-
-def expand(text: str, environ: dict[str, str]) -> str:
-    """Put the values of environment variables into a text.
-
-    Parameters
-    ----------
-    text : `str`
-        Text with BPS's ``<ENV:name>``.
-    environ : `dict` [`str`, `str`]
-        The variables; one that is not set stands for nothing.
-
-    Returns
-    -------
-    expanded : `str`
-        The text. BPS writes ``$5`` as ``<ENV:5>`` and ``$HOME/x`` as
-        ``<ENV:HOME/x>``; both come out as they were meant.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        content = match.group(1)
-        name = _ENV_NAME.match(content)
-        if name is None:
-            return "$" + content
-        return environ.get(name.group(), "") + content[name.end() :]
-
-    return _ENV.sub(value, text)
 
 
 class Running(NamedTuple):
@@ -109,6 +58,7 @@ class Runner:
         self._control = control
         self._buffer = b""
         self._running: dict[int, Running] = {}
+        self._doomed: set[int] = set()
         self._waiting: deque[dict[str, Any]] = deque()
         self._directories: set[str] = set()
         self._setup: dict[str, Any] = {}
@@ -213,7 +163,8 @@ class Runner:
         for spec in self._waiting:
             self._replies.append({"key": spec["key"], "lost": "ended before it was started"})
         self._waiting.clear()
-        for pid in self._running:
+        self._doomed.update(self._running)
+        for pid in self._doomed:
             _signal_group(pid, signal.SIGTERM)
             _signal_group(pid, signal.SIGCONT)
         deadline = time.monotonic() + grace
@@ -225,10 +176,10 @@ class Runner:
         return max(0.0, self._kill_at - time.monotonic())
 
     def _kill_late_ones(self) -> None:
-        if not self._running:
+        if not self._doomed:
             self._kill_at = None
         elif self._kill_at is not None and time.monotonic() >= self._kill_at:
-            for pid in self._running:
+            for pid in self._doomed:
                 _signal_group(pid, signal.SIGKILL)
             self._kill_at = time.monotonic() + 1.0
 
@@ -239,7 +190,7 @@ class Runner:
             spec = self._waiting.popleft()
             try:
                 self._start(spec)
-            except OSError as exc:
+            except (OSError, ValueError) as exc:  # Such as a NUL in an argument.
                 self._cannot_start(spec, exc)
 
     def _fits(self, spec: dict[str, Any]) -> bool:
@@ -295,7 +246,8 @@ class Runner:
             return ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}"], f"{prefix}\n{code}\n"
         argv = [expand(word, environ) for word in spec["argv"]]
         if prefix:
-            return ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}", *argv], f'{prefix}\n"$@"\n'
+            script = f'bps_command=("$@")\nset --\n{prefix}\n"${{bps_command[@]}}"\n'
+            return ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}", *argv], script
         return argv, None
 
     def _open_log(self, path: str) -> int:
@@ -305,18 +257,19 @@ class Runner:
             self._directories.add(directory)
         return os.open(path, _APPEND, 0o644)
 
-    def _cannot_start(self, spec: dict[str, Any], exc: OSError) -> None:
+    def _cannot_start(self, spec: dict[str, Any], exc: OSError | ValueError) -> None:
         code = NOT_FOUND if isinstance(exc, FileNotFoundError) else CANNOT_EXECUTE
-        why = f"cannot start {exc.filename or spec.get('argv', ['bash'])[0]!r}: {exc.strerror}"
-        for variable in _ENV.findall(str(spec.get("argv", [""])[0])):
+        what = getattr(exc, "filename", None) or spec.get("argv", ["bash"])[0]
+        why = f"cannot start {what!r}: {getattr(exc, 'strerror', None) or exc}"
+        for variable in variables(str(spec.get("argv", [""])[0])):
             if variable not in self._setup["environment"]:
                 why += f" (the environment variable {variable} is not set)"
         try:
             fd = self._open_log(spec["stderr"])
             os.write(fd, f"{why}\n".encode("utf-8", "replace"))
             os.close(fd)
-        except OSError as second:
-            why += f"; and its log {second.filename}: {second.strerror}"
+        except (OSError, ValueError) as second:
+            why += f"; nor write its log: {second}"
         now = round(time.time(), 3)
         result = {"exit": code, "start": now, "end": now, "memory": 0, "cpu": 0.0, "why": why}
         self._finish(spec, result)
@@ -332,6 +285,7 @@ class Runner:
             if pid == 0:
                 return
             running = self._running.pop(pid, None)
+            self._doomed.discard(pid)
             if running is None:
                 continue
             # What a job leaves behind in its process group ends with it.
@@ -402,7 +356,9 @@ def _script_descriptor(code: str) -> int:
         os.close(fd)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve on the socket whose file descriptor is the last argument."""
+    fd = int(sys.argv[-1])
     # It is ours alone: with a copy in a job, nobody would notice our end.
-    os.set_inheritable(int(sys.argv[1]), False)
-    Runner(socket.socket(fileno=int(sys.argv[1]))).run()
+    os.set_inheritable(fd, False)
+    Runner(socket.socket(fileno=fd)).run()
