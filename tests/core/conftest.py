@@ -25,7 +25,6 @@ def no_process_is_left() -> Iterator[None]:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     yield
     children = psutil.Process().children(recursive=True)
-    # Workers of pytest-xdist belong to the process that started them.
-    left = [process for process in children if process.pid not in before and "PYTEST_XDIST" not in os.environ]
+    left = [process for process in children if process.pid not in before]
     _, alive = psutil.wait_procs(left, timeout=10)
     assert [process.cmdline() for process in alive] == []

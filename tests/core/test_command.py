@@ -184,6 +184,7 @@ CONTEXTS = {
     "here document": "cat <<END\n{v}\nEND\n",
     "quoted here document": "cat <<'END'\n{v}\nEND\n",
     "comment": "printf '%s\\0' a # {v}\ntrue",
+    "comment after an operator": "printf '%s\\0' a;# '{v}'\ntrue",
     "quoted in a comment": "printf '%s\\0' a # '{v}'\ntrue",
     "ANSI quotes": r"printf '%s\0' $'it\'s {v}' | cat",
     "expansion": r"""printf '%s\0' "${UNSET_NAME:-{v}}" """,

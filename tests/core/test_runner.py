@@ -53,6 +53,7 @@ class Node:
         self.environment({"PATH": os.environ["PATH"]})
         self._number = 0
         self._client: RunnerClient | None = None
+        self._fifos: list[Fifo] = []
 
     def environment(self, environ: dict[str, str], prefix: str = "") -> None:
         """Write what prepare writes."""
@@ -86,10 +87,15 @@ class Node:
 
     def begin_held(self, code: str = "", **more: Any) -> tuple[Future[Result], Fifo]:
         """Run bash code that says when it is there and then waits."""
-        fifo = Fifo(self.cwd)
+        fifo = self.fifo()
         future = self.begin(script=f"{code}\necho $BASHPID > {fifo.said}\nread x < {fifo.told}", **more)
         fifo.wait()
         return future, fifo
+
+    def fifo(self) -> Fifo:
+        """Make something for a job to wait at."""
+        self._fifos.append(Fifo(self.cwd))
+        return self._fifos[-1]
 
     def out(self, number: int | None = None) -> str:
         return Path(f"{self.paths.logs}/a/b/{number or self._number}.stdout").read_text(
@@ -109,6 +115,8 @@ class Node:
         """End the runner."""
         if self._client is not None:
             self._client.close()
+        while self._fifos:
+            self._fifos.pop().close()
 
     def left(self) -> list[psutil.Process]:
         """Return the processes of the run."""
@@ -148,19 +156,25 @@ class Fifo:
         self.told = directory / f"told{Fifo._count}"
         os.mkfifo(self.said)
         os.mkfifo(self.told)
+        # Open for both, so that it does not matter who comes first.
+        self._said = os.open(self.said, os.O_RDWR)
+        self._told = os.open(self.told, os.O_RDWR)
         self.pid = 0
 
     def wait(self) -> None:
         """Wait until the job has said its process id."""
-        with open(os.open(self.said, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-            poll = select.poll()
-            poll.register(stream, select.POLLIN)
-            assert poll.poll(20_000), "the job did not begin"
-            self.pid = int(stream.readline())
+        readable, _, _ = select.select([self._said], [], [], 20)
+        assert readable, "the job did not begin"
+        self.pid = int(os.read(self._said, 100))
 
     def release(self) -> None:
         """Let it go on."""
-        os.write(os.open(self.told, os.O_WRONLY | os.O_NONBLOCK), b"\n")
+        os.write(self._told, b"\n")
+
+    def close(self) -> None:
+        """Close the files."""
+        os.close(self._said)
+        os.close(self._told)
 
 
 @pytest.fixture
@@ -426,14 +440,16 @@ def test_secrets_are_on_no_command_line(node: Node) -> None:
     secret = f"s3cret{random.randrange(10**12)}"
     node.environment({"PATH": os.environ["PATH"], "TOKEN": f"{secret}1"}, f"export OTHER={secret}2")
     held, fifo = node.begin_held(f"THIRD={secret}3")
-    sleeper = node.begin("/bin/cat", str(fifo.told) + "b")
+    second = node.fifo()
+    other = node.begin("/bin/bash", "-c", f"echo $$ > {second.said}; read x < {second.told}")
+    second.wait()
     lines = b""
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             lines += process.read_bytes()
-    fifo.release()
-    held.result(10)
-    sleeper.result(10)
+    for waiting in (fifo, second):
+        waiting.release()
+    assert held.result(10)["exit"] == other.result(10)["exit"] == 0
     assert b"node.runner" in lines
     assert secret.encode() not in lines
     for path in [*node.paths.journals.iterdir(), *node.paths.logs.rglob("*.std*")]:
@@ -622,7 +638,7 @@ client.run(spec)
 
 def test_jobs_end_with_a_driver_that_is_killed(node: Node) -> None:
     """``kill -9`` of the driver leaves no runner, no job and no child; the journal has their ends."""
-    fifo = Fifo(node.cwd)
+    fifo = node.fifo()
     spec = node.spec(script=f"sleep 100 & echo $!\necho $$ > {fifo.said}\nread x < {fifo.told}")
     command = [sys.executable, "-c", DRIVER, json.dumps([node.setup, spec])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
@@ -636,7 +652,7 @@ def test_jobs_end_with_a_driver_that_is_killed(node: Node) -> None:
 
 def test_runner_that_is_killed(node: Node) -> None:
     """Without its runner a job is lost, and has ended before that is said; the next job gets a new runner."""
-    fifo = Fifo(node.cwd)
+    fifo = node.fifo()
     spec = node.spec(script=f"echo $$ > {fifo.said}\nread x < {fifo.told}")
     future = beside(run_job, node.setup, spec)
     fifo.wait()
