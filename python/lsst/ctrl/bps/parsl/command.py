@@ -213,7 +213,7 @@ def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
             braces = braces + 1 if character == "{" else max(0, braces - 1)
         elif braces > 0 and (character == "," or character == before == "."):
             grammar = max(grammar, _Grammar.SIMPLE)  # Bash makes several words of it.
-        elif (character == "#" and before in _BLANKS) or (character == before == "<"):
+        elif (character == "#" and before in " \t\n;&|()<>") or (character == before == "<"):
             grammar = _Grammar.NESTED
         elif character in _OPERATORS or (character == "~" and before in " \t\n=:"):
             grammar = max(grammar, _Grammar.SIMPLE)

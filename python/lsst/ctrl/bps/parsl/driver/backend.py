@@ -19,6 +19,7 @@ from parsl.config import Config
 from parsl.dataflow.dflow import DataFlowKernel
 
 from ..configuration import parsl_log_level
+from ..errors import ConfigurationError
 from ..files import make_directory, open_append
 from ..node.client import forget_client, kill_jobs, run_job
 from ..site import SiteConfig
@@ -110,6 +111,12 @@ class ParslBackend:
         if task.executor is None:
             future = self._host_pool.submit(run_job, self._setup, task.spec)
         else:
+            if task.executor not in self._kernel.executors:
+                known = ", ".join(executor.label for executor in self._kernel.config.executors)
+                raise ConfigurationError(
+                    f"{type(self._site).__name__}.select_executor returned {task.executor!r} for a job of "
+                    f"{task.label}; the site's executors are: {known}."
+                )
             keywords = {"parsl_resource_specification": task.resources} if task.resources else {}
             future = self._kernel.submit(
                 run_job,

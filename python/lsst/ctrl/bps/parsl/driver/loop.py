@@ -175,6 +175,8 @@ class Driver:
                 self._journal.sync()
                 return
             self._hand_out()
+            if not (self._in_flight or self._ready or self.state.is_done):
+                raise RuntimeError(f"{self.state.plan.path}: no job is ready and none runs; this is a bug")
             self._take_results()
             self._look_around()
         self._end_jobs(GRACE_SECONDS)
