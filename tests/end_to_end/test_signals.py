@@ -74,8 +74,7 @@ def test_second_ctrl_c(box: Sandbox) -> None:
     wait_until(lambda: box.steps("begin"), "the job begins")
     begun = time.monotonic()
     driver.signal(signal.SIGINT)
-    # The first one must have been seen: the driver says nothing of it yet.
-    time.sleep(1.0)
+    driver.wait_for("Stopping (SIGINT)")
     assert driver.poll() is None
     driver.signal(signal.SIGINT)
     finished = driver.finish(15).complained("Resume with: bps restart --id run")

@@ -179,6 +179,11 @@ class Driver:
                 raise RuntimeError(f"{self.state.plan.path}: no job is ready and none runs; this is a bug")
             self._take_results()
             self._look_around()
+        _LOG.warning(
+            "Stopping (%s): jobs have %.0f seconds to end; another signal ends them at once.",
+            self._stop,
+            GRACE_SECONDS,
+        )
         self._end_jobs(GRACE_SECONDS)
         self._record({"e": "stop", "why": self._stop})
         self._journal.sync()
