@@ -299,11 +299,12 @@ class ParslWorkflow(BaseWmsWorkflow):
         if holder is None:
             return self._cancel_dead_run()
         ask_to_cancel(paths.cancel_request, holder)
+        plan = Plan(paths.plan)
         deadline = time.monotonic() + CANCEL_SECONDS
         while time.monotonic() < deadline:
-            state = replay(Plan(paths.plan), paths)
+            state = replay(plan, paths)
             if state.cancelled:
-                finals = any(template.final for template in state.plan.templates)
+                finals = any(template.final for template in plan.templates)
                 still = "; its final job still runs" if finals else ""
                 return f"The driver on {holder} ends the jobs of {self.name}{still}."
             if living_holder(paths.lock) is None:
