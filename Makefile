@@ -5,6 +5,8 @@
 #   make test        run the whole test suite
 #   make benchmark   compare with the released plugin
 #   make doc         build the documentation into doc/_build
+#   make cluster     start a Slurm cluster on this machine (root; Debian, Ubuntu)
+#   make cluster-down  end it
 
 PYTHON ?= python3
 VENV := $(CURDIR)/.venv
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 PEER := $(CURDIR)/.venv-peer
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test lint types unit doc benchmark clean
+.PHONY: demo test lint types unit doc benchmark cluster cluster-down clean
 
 demo: $(VENV)/demo.installed
 	examples/ccd_night/demo.sh
@@ -34,6 +36,12 @@ doc: $(VENV)/test.installed
 
 benchmark: $(VENV)/demo.installed $(PEER)/installed
 	python benchmarks/compare.py --peer $(PEER)/bin/python
+
+cluster: $(VENV)/test.installed
+	PYTHON=$(BIN)/python tests/cluster/up.sh
+
+cluster-down:
+	tests/cluster/down.sh
 
 $(VENV)/%.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

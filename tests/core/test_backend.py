@@ -15,6 +15,7 @@ import pytest
 
 from lsst.ctrl.bps import BpsConfig
 from lsst.ctrl.bps.parsl.driver.backend import ParslBackend
+from lsst.ctrl.bps.parsl.driver.sites import Sites
 from lsst.ctrl.bps.parsl.driver.tasks import Task
 from lsst.ctrl.bps.parsl.environment import write_environment
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
@@ -39,8 +40,7 @@ class Setting:
             }
         )
         self.site = Local(self.config)
-        setup = {"submit_path": str(self.paths.submit_path), "cwd": str(directory), "export": True}
-        self.backend = ParslBackend(self.site, {**setup, **self.site.get_capacity()})
+        self.backend = ParslBackend(Sites(self.site), self.paths, str(directory))
         self.results: queue.SimpleQueue[tuple[Task, dict[str, Any]]] = queue.SimpleQueue()
 
     def start(self) -> None:

@@ -15,8 +15,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lsst.ctrl.bps.parsl.environment import (
-    LOCAL_NAMES,
-    LOCAL_PREFIXES,
     capture_environment,
     export_environment,
     read_environment,
@@ -25,6 +23,7 @@ from lsst.ctrl.bps.parsl.environment import (
     write_environment,
 )
 from lsst.ctrl.bps.parsl.errors import DamagedFileError, StorageError
+from lsst.ctrl.bps.parsl.node.environment import LOCAL_NAMES, LOCAL_PREFIXES
 
 from .support import umask
 

@@ -49,7 +49,7 @@ def test_resources_have_work_queues_names() -> None:
         "memory": 2048,
         "cores": 4,
         "disk": 10,
-        "running_time_min": 90,
+        "running_time_min": 5400,
         "priority": 7,
     }
     assert "priority" not in make_job(priority="").get_resources()

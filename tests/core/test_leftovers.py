@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from lsst.ctrl.bps.parsl.leftovers import RUN_VARIABLE, RUNNER_VARIABLE, end_leftovers
+from lsst.ctrl.bps.parsl.node.leftovers import RUN_VARIABLE, RUNNER_VARIABLE, end_leftovers
 
 Start = Callable[[dict[str, str], str], "subprocess.Popen[bytes]"]
 
@@ -74,7 +74,7 @@ def test_process_may_end_by_itself(start: Start) -> None:
 def test_driver_spares_itself_and_who_started_it() -> None:
     """A restart from within a job of the run ends neither itself nor that job."""
     code = (
-        "from lsst.ctrl.bps.parsl.leftovers import RUN_VARIABLE, end_leftovers\n"
+        "from lsst.ctrl.bps.parsl.node.leftovers import RUN_VARIABLE, end_leftovers\n"
         "print(end_leftovers(RUN_VARIABLE, '/runs/mine', 1.0))\n"
     )
     # The outer bash is the job; it would end by SIGTERM.

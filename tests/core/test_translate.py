@@ -24,10 +24,12 @@ from lsst.ctrl.bps import (
     GenericWorkflowJob,
     GenericWorkflowNoopJob,
 )
+from lsst.ctrl.bps.parsl.driver.sites import Sites
 from lsst.ctrl.bps.parsl.driver.tasks import Task, TaskMaker
 from lsst.ctrl.bps.parsl.errors import WorkflowError
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan import JobKind, Plan
+from lsst.ctrl.bps.parsl.site import SiteConfig
 from lsst.ctrl.bps.parsl.sites import Local
 from lsst.ctrl.bps.parsl.translate import translate
 
@@ -63,7 +65,14 @@ class Setting:
         return Plan(self.paths.plan)
 
     def maker(self, plan: Plan) -> TaskMaker:
-        return TaskMaker(plan, self.config, self.site, self.paths)
+        return maker_for(plan, self.site, self.paths)
+
+
+def maker_for(plan: Plan, site: SiteConfig, paths: SubmitPaths) -> TaskMaker:
+    """Make tasks for one site."""
+    sites = Sites(site)
+    sites.parsl_config()
+    return TaskMaker(plan, site.config, sites, paths)
 
 
 @pytest.fixture
@@ -276,7 +285,7 @@ def test_fields_come_back(setting: Setting) -> None:
             seen.append(job.generic)
             return "local"
 
-    task = TaskMaker(plan, setting.config, Site(setting.config), setting.paths).make(0, 1, None)
+    task = maker_for(plan, Site(setting.config), setting.paths).make(0, 1, None)
     (generic,) = seen
     assert generic == make_job("a", **fields)
     assert isinstance(generic.quanta_counts, Counter)
@@ -532,7 +541,7 @@ def test_resources_are_those_that_the_site_wants(tmp_path: Path) -> None:
     plan = setting.translate(add(GenericWorkflow("w"), make_job("a", request_memory=2048)))
     assert setting.maker(plan).make(0, 1, None).resources == {}
     site = Local(setting.config, resource_list=["memory", "cores", "priority"])
-    task = TaskMaker(plan, setting.config, site, setting.paths).make(0, 2, 4096)
+    task = maker_for(plan, site, setting.paths).make(0, 2, 4096)
     assert task.resources == {"memory": 4096, "cores": 1}
     assert (task.job, task.attempt, task.label, task.executor) == (0, 2, "l", "local")
     assert task.spec["memory"] == 4096

@@ -17,96 +17,17 @@ from pydantic import ConfigDict, TypeAdapter
 
 from .errors import DamagedFileError
 from .files import PRIVATE, storage_errors, write_atomic
+from .node.environment import capture_environment, travels
 
 __all__ = ["capture_environment", "export_environment", "read_environment", "travels"]
 
 _LOG = logging.getLogger(__name__)
-
-LOCAL_NAMES = (
-    "DISPLAY",
-    "XAUTHORITY",
-    "WAYLAND_DISPLAY",
-    "DBUS_SESSION_BUS_ADDRESS",
-    "KRB5CCNAME",
-    "HOSTNAME",
-    "TMPDIR",
-    "TMP",
-    "TEMP",
-    "TERM",
-    "TERMCAP",
-    "COLUMNS",
-    "LINES",
-    "TMUX",
-    "TMUX_PANE",
-    "STY",
-    "WINDOW",
-    "SHLVL",
-    "PWD",
-    "OLDPWD",
-    "_",
-)
-"""Variables that describe one session on one machine; they do not travel."""
-
-LOCAL_PREFIXES = (
-    "SSH_",
-    "XDG_",
-    "SLURM_",
-    "SLURMD_",
-    "SBATCH_",
-    "SRUN_",
-    "SALLOC_",
-    "PBS_",
-    "LSB_",
-    "LSF_",
-    "SGE_",
-    "OAR_",
-    "COBALT_",
-    "PMI_",
-    "PMIX_",
-    "OMPI_",
-    "CUDA_VISIBLE_",
-)
-"""Beginnings of such names: the login session's and the batch system's."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _FUNCTION = re.compile(r"BASH_FUNC_(.+)%%\Z")
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:+-]*\Z")
 _FORMAT = 1
 _ENVIRONMENT = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
-
-
-def travels(name: str) -> bool:
-    """Tell whether a variable may go to another machine or session.
-
-    Parameters
-    ----------
-    name : `str`
-        Name of an environment variable.
-
-    Returns
-    -------
-    travels : `bool`
-        `False` for the names in ``LOCAL_NAMES`` and those that begin with
-        one of ``LOCAL_PREFIXES``.
-    """
-    return name not in LOCAL_NAMES and not name.startswith(LOCAL_PREFIXES)
-
-
-def capture_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables that travel.
-
-    Parameters
-    ----------
-    environ : `~collections.abc.Mapping` [`str`, `str`], optional
-        Environment to look at; this process's by default.
-
-    Returns
-    -------
-    environment : `dict` [`str`, `str`]
-        The variables, exported bash functions among them.
-    """
-    environ = os.environ if environ is None else environ
-    return {name: value for name, value in environ.items() if travels(name)}
 
 
 def export_environment(environ: Mapping[str, str] | None = None) -> str:
@@ -153,6 +74,19 @@ def write_environment(path: Path, environment: Mapping[str, str], prefix: str = 
     content = {"format": _FORMAT, "environment": dict(environment), "prefix": prefix}
     with storage_errors(path, "write the environment of the jobs"), write_atomic(path, PRIVATE) as stream:
         stream.write(json.dumps(content, indent=1).encode("utf-8", "surrogateescape"))
+
+
+def write_environment_script(path: Path) -> None:
+    """Write the environment for bash, into a file that only its owner can read.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file.
+    """
+    text = export_environment() + "\n"
+    with storage_errors(path, "write the environment of the workers"), write_atomic(path, PRIVATE) as stream:
+        stream.write(text.encode("utf-8", "surrogateescape"))
 
 
 def read_environment(path: Path) -> tuple[dict[str, str], str]:

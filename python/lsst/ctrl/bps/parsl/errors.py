@@ -12,10 +12,12 @@
         ├── RunHeldError           another driver has the run
         ├── DamagedFileError       a file of ours cannot be trusted
         ├── StorageError           a file cannot be read or written
+        ├── SchedulerError         the batch system refuses, or does not answer
         └── RunEndedError          the run ended without success
             ├── RunFailedError     jobs failed for good
             ├── RunCancelledError  somebody cancelled it
-            └── RunInterruptedError  a signal stopped the driver
+            ├── RunInterruptedError  a signal stopped the driver
+            └── NoWorkersError     no worker can be had for the jobs
 
 ``bps`` prints a `click.ClickException` as one sentence without a traceback
 and exits with its ``exit_code``; from Python they are ordinary exceptions.
@@ -30,6 +32,7 @@ import click
 __all__ = [
     "ConfigurationError",
     "DamagedFileError",
+    "NoWorkersError",
     "ParslBpsError",
     "RunCancelledError",
     "RunEndedError",
@@ -38,6 +41,7 @@ __all__ = [
     "RunInterruptedError",
     "RunNotFoundError",
     "RunStateError",
+    "SchedulerError",
     "StorageError",
     "WorkflowError",
 ]
@@ -98,6 +102,22 @@ class StorageError(ParslBpsError):
     """A file cannot be read or written."""
 
 
+class SchedulerError(ParslBpsError):
+    """The batch system refuses, or does not answer.
+
+    Parameters
+    ----------
+    message : `str`
+        What it said.
+    final : `bool`, optional
+        Whether it would say the same if it were asked again.
+    """
+
+    def __init__(self, message: str, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
 class RunEndedError(ParslBpsError):
     """The run ended without success."""
 
@@ -108,6 +128,10 @@ class RunFailedError(RunEndedError):
 
 class RunCancelledError(RunEndedError):
     """The run was cancelled while it was going."""
+
+
+class NoWorkersError(RunEndedError):
+    """No worker can be had for the jobs; the run can be resumed."""
 
 
 class RunInterruptedError(RunEndedError):

@@ -121,14 +121,19 @@ class ParslJob:
         -------
         resources : `dict`
             ``memory`` (MB), ``cores``, ``disk`` (MB), ``running_time_min``
-            (minutes), and ``priority`` where it is set.
+            (seconds), and ``priority`` where it is set.
+
+        Notes
+        -----
+        BPS's ``requestWalltime`` is in minutes. Work Queue wants to know the
+        least time that a job may need, in seconds.
         """
         generic = self.generic
         resources: dict[str, Any] = {
             "memory": int(generic.request_memory or 0),
             "cores": int(generic.request_cpus or 1),
             "disk": int(generic.request_disk or 0),
-            "running_time_min": int(generic.request_walltime or 0),
+            "running_time_min": 60 * int(generic.request_walltime or 0),
         }
         if generic.priority not in (None, ""):
             resources["priority"] = int(generic.priority)

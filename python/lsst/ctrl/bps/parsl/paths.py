@@ -87,6 +87,21 @@ class SubmitPaths:
         return self.directory / "environment.json"
 
     @property
+    def environment_script(self) -> Path:
+        """The same in bash, for workers on other hosts (private)."""
+        return self.directory / "environment.sh"
+
+    @property
+    def pilots(self) -> Path:
+        """What was asked of a batch system."""
+        return self.directory / "pilots.jsonl"
+
+    @property
+    def password(self) -> Path:
+        """What Work Queue and its workers know each other by (private)."""
+        return self.directory / "workers.password"
+
+    @property
     def lock(self) -> Path:
         """Who drives the run."""
         return self.directory / "driver.lock"

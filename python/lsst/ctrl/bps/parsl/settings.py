@@ -11,42 +11,17 @@ import difflib
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from lsst.ctrl.bps import BPS_DEFAULTS
 
 from .errors import ConfigurationError
 from .job import DEFAULTS as JOB_FIELDS
+from .setting_types import Seconds, Whole
 
-__all__ = ["Count", "Memory", "SiteSettings", "read_settings"]
-
-_UNITS = {"": 1.0, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0**2}
-
-
-def _no_boolean(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number is wanted, not true or false")
-    return value
-
-
-def _megabytes(value: object) -> object:
-    """Read a memory size; a number without a unit is in MB."""
-    value = _no_boolean(value)
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(?:i?b)?\s*", value, re.IGNORECASE)
-    if not match:
-        raise ValueError('write a number of MB, or one with a unit, as in "64 GB"')
-    return float(match.group(1)) * _UNITS[match.group(2).lower()]
-
-
-Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
-"""A number of things, at least one."""
-
-Memory = Annotated[float, BeforeValidator(_megabytes), Field(gt=0)]
-"""A memory size in MB."""
+__all__ = ["SiteSettings", "read_settings"]
 
 
 class SiteSettings(BaseModel):
@@ -65,7 +40,7 @@ class SiteSettings(BaseModel):
     """Whether jobs get the environment of the submit host also on other
     hosts. On the submit host itself they always do."""
 
-    retries: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)] | None = None
+    retries: Whole | None = None
     """How often a failed job is run again, in place of each job's
     ``numberOfRetries``."""
 
@@ -75,7 +50,7 @@ class SiteSettings(BaseModel):
     monitorEnable: bool = False
     """Whether Parsl's monitoring database is written."""
 
-    monitorInterval: Annotated[float, BeforeValidator(_no_boolean), Field(gt=0)] = 30.0
+    monitorInterval: Seconds = 30.0
     """Seconds between two looks of Parsl's monitoring at what a task uses."""
 
     monitorFilename: str = "monitor.sqlite"

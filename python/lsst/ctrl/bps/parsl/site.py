@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from lsst.utils import doImport
@@ -18,6 +18,7 @@ from parsl.executors.base import ParslExecutor
 
 from .configuration import get_bps_config_value, get_workflow_name
 from .errors import ConfigurationError
+from .parsl_config import PARSL_CONFIG, section_of_parsl_config
 from .paths import SubmitPaths
 from .settings import SiteSettings, keys_of, read_settings
 
@@ -54,21 +55,27 @@ class SiteConfig(ABC):
     settings_model: ClassVar[type[SiteSettings] | None] = None
     """Model of the site's section; `None` leaves the section unchecked."""
 
+    defaults: ClassVar[Mapping[str, object]] = {}
+    """Settings that the class knows, as they would stand in the YAML: the
+    values of a facility. Those of the user's section come first."""
+
     def __init__(self, config: BpsConfig, resource_list: Iterable[str] | None = None) -> None:
         self.config = config
+        self.name = site_name(config)
+        self.where = f"site.{self.name}" if self.name else PARSL_CONFIG
         self.site = self.get_site_subconfig(config)
         self.resource_list: list[str] = list(resource_list or ())
         self.settings = self._read_settings()
 
     def _read_settings(self) -> SiteSettings:
-        where = f"site.{self.config['computeSite']}"
         model = self.settings_model or SiteSettings
         known = keys_of(model)
         # Of what is not ours only the name is of interest.
         section = {key: self._value(key) if key in known else "" for key in self.site}
         if self.settings_model is None:
             section = {key: value for key, value in section.items() if key in known}
-        return read_settings(model, section, where)
+        given = {key: value for key, value in section.items() if value is not None}
+        return read_settings(model, {**self.defaults, **given}, self.where)
 
     def _value(self, key: str) -> object:
         """Return a setting, with what it names put in.
@@ -79,6 +86,8 @@ class SiteConfig(ABC):
         """
         options = {"replaceVars": False, "expandEnvVars": key != "commandPrefix"}
         _, value = self.site.search(key, opt=options)
+        if isinstance(value, BpsConfig):
+            return value.toDict()
         if isinstance(value, str):
             return re.sub(r"(?<!\$){([A-Za-z_]\w*)}", self._variable, value)
         return value
@@ -106,7 +115,9 @@ class SiteConfig(ABC):
         ConfigurationError
             Raised if there is none.
         """
-        name = _text(config, "computeSite", "computeSite")
+        name = site_name(config)
+        if name is None:
+            return BpsConfig(section_of_parsl_config(config))
         sites = config.get(".site", {})
         known = sorted(key for key in sites if isinstance(key, str)) if sites else []
         choice = f" Known sites: {', '.join(known)}." if known else ""
@@ -146,7 +157,7 @@ class SiteConfig(ABC):
             `SiteConfig`, or if its settings are wrong.
         """
         section = cls.get_site_subconfig(config)
-        where = f"site.{config['computeSite']}.class"
+        where = f"site.{site_name(config)}.class"
         name = _text(section, "class", where)
         if not name:
             raise ConfigurationError(
@@ -165,7 +176,7 @@ class SiteConfig(ABC):
             return site_class(config)
         except (KeyError, RuntimeError, TypeError, ValueError) as exc:
             reason = exc.args[0] if exc.args else exc
-            raise ConfigurationError(f"site.{config['computeSite']}: {reason}") from exc
+            raise ConfigurationError(f"site.{site_name(config)}: {reason}") from exc
 
     @abstractmethod
     def get_executors(self) -> list[ParslExecutor]:
@@ -194,13 +205,14 @@ class SiteConfig(ABC):
         """
         raise NotImplementedError
 
-    def get_address(self) -> str:
+    def get_address(self) -> str | None:
         """Return the address that workers use to reach this host.
 
         Returns
         -------
-        address : `str`
-            By default, what the host's name resolves to.
+        address : `str` or `None`
+            By default, what the host's name resolves to; with `None`,
+            executors that can have the workers try all addresses.
         """
         address: str = address_by_hostname()
         return address
@@ -253,18 +265,85 @@ class SiteConfig(ABC):
             initialize_logging=False,
         )
 
+    def check(self) -> None:
+        """Make the executors, to see whether they can be made.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised if they cannot.
+        """
+        try:
+            executors = self.get_executors()
+        except (KeyError, RuntimeError, TypeError, ValueError) as exc:
+            reason = exc.args[0] if exc.args else exc
+            raise ConfigurationError(f"{self.where}: {reason}") from exc
+        if not executors:
+            raise ConfigurationError(f"{self.where}: {type(self).__name__} has no executor.")
+
+    def write_secrets(self, paths: SubmitPaths) -> None:  # noqa: B027  # Most have none.
+        """Write what only this run's processes may know; called by prepare.
+
+        Parameters
+        ----------
+        paths : `SubmitPaths`
+            Where to.
+        """
+
     def get_capacity(self) -> dict[str, float | None]:
         """Return what the jobs of a node may have in total.
 
         Returns
         -------
         capacity : `dict` [`str`, `float`]
-            ``cpus`` and ``memory`` (MB), each `None` where there is no limit.
+            ``cpus`` and ``memory`` (MB), and perhaps ``walltime`` (seconds
+            that a worker lasts), each `None` where there is no limit.
         """
         return {"cpus": None, "memory": None}
 
     def _in_submit_path(self, path: str) -> str:
         return os.path.join(SubmitPaths(self.config["submitPath"]).submit_path, path)
+
+
+def site_name(config: BpsConfig) -> str | None:
+    """Return the name of the site that the run uses.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+
+    Returns
+    -------
+    name : `str` or `None`
+        ``computeSite``, empty where it is not set; `None` where gen3_workflow's
+        block ``parsl_config`` takes the place of a site.
+    """
+    name = _text(config, "computeSite", "computeSite") or ""
+    sites = config.get(".site", {}) or {}
+    if PARSL_CONFIG in config and name not in sites:
+        return None
+    return name
+
+
+def config_for_site(config: BpsConfig, name: str) -> BpsConfig:
+    """Return the configuration for another site.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+    name : `str`
+        Name of the site.
+
+    Returns
+    -------
+    config : `lsst.ctrl.bps.BpsConfig`
+        A copy that has it as its ``computeSite``.
+    """
+    copy = BpsConfig(config)
+    copy["computeSite"] = name
+    return copy
 
 
 def _text(config: BpsConfig, key: str, where: str) -> str | None:
@@ -288,7 +367,8 @@ def site_complaints(config: BpsConfig) -> list[str]:
         What is wrong; empty where nothing is.
     """
     try:
-        SiteConfig.from_config(config)
+        site = SiteConfig.from_config(config)
+        site.check()
     except ConfigurationError as exc:
         return exc.complaints
     return []

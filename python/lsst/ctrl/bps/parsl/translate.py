@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from .configuration import get_bps_config_value
 from .errors import WorkflowError
 from .job import DEFAULTS, get_file_paths, job_command
 from .plan import JobKind, write_plan
-from .site import SiteConfig
+from .site import SiteConfig, config_for_site
 
 __all__ = ["translate"]
 
@@ -78,7 +78,8 @@ def translate(config: BpsConfig, workflow: GenericWorkflow, site: SiteConfig, pa
     """
     nodes = flatten(workflow)
     order = topological_order(nodes)
-    complaints = check_jobs(nodes, site)
+    sites = _sites(config, nodes, site)
+    complaints = check_jobs(nodes, sites)
     if complaints:
         raise WorkflowError(_joined(complaints))
     _, log_template = config.search("subDirTemplate", opt={"replaceVars": False, "default": ""})
@@ -89,6 +90,7 @@ def translate(config: BpsConfig, workflow: GenericWorkflow, site: SiteConfig, pa
         "attributes": workflow.run_attrs,
         "labels": _labels(workflow),
         "cwd": os.getcwd(),
+        "sites": sorted(sites),
         "log_template": log_template,
         "files": shared,
     }
@@ -196,28 +198,41 @@ def topological_order(nodes: dict[str, _Node]) -> list[str]:
     return order
 
 
-def check_jobs(nodes: dict[str, _Node], site: SiteConfig) -> list[str]:
+def _sites(config: BpsConfig, nodes: dict[str, _Node], site: SiteConfig) -> dict[str, SiteConfig]:
+    """Make the sites that jobs name."""
+    names = {getattr(item.node, "compute_site", None) for item in nodes.values()}
+    sites = {site.name or "": site}
+    for name in sorted(filter(None, names - set(sites))):
+        sites[name] = SiteConfig.from_config(config_for_site(config, name))
+        sites[name].check()
+    return sites
+
+
+def check_jobs(nodes: dict[str, _Node], sites: Mapping[str, SiteConfig]) -> list[str]:
     """Look for jobs that could never run.
 
     Parameters
     ----------
     nodes : `dict` [`str`, `_Node`]
         The nodes.
-    site : `SiteConfig`
-        Where the jobs will run.
+    sites : `~collections.abc.Mapping` [`str`, `SiteConfig`]
+        Where the jobs will run, by name; the first is for all that name none.
 
     Returns
     -------
     complaints : `list` [`str`]
         What is wrong.
     """
-    memory = site.get_capacity()["memory"]
+    capacities = {name: site.get_capacity() for name, site in sites.items()}
+    usual = next(iter(capacities))
     complaints: dict[tuple[str, str], list[str]] = {}
     for name, item in nodes.items():
         job = item.node
         if isinstance(job, GenericWorkflowJob):
             on_host = job.label in SUBMIT_HOST_JOBS or item.final
-            complaint = _job_complaint(job, item, None if on_host else memory)
+            name_of_site = job.compute_site or usual
+            capacity = {} if on_host else capacities[name_of_site]
+            complaint = _job_complaint(job, item, name_of_site, capacity)
             if complaint is not None:
                 complaints.setdefault((job.label, complaint), []).append(name)
     # What is wrong with a label's jobs is mostly wrong with all of them.
@@ -227,7 +242,9 @@ def check_jobs(nodes: dict[str, _Node], site: SiteConfig) -> list[str]:
     ]
 
 
-def _job_complaint(job: GenericWorkflowJob, item: _Node, memory: float | None) -> str | None:
+def _job_complaint(
+    job: GenericWorkflowJob, item: _Node, site: str, capacity: Mapping[str, float | None]
+) -> str | None:
     for key in _NUMBERS:
         value = getattr(job, key)
         for number in value if key == "retry_unless_exit" and isinstance(value, list) else [value]:
@@ -235,10 +252,17 @@ def _job_complaint(job: GenericWorkflowJob, item: _Node, memory: float | None) -
                 return f"its {key} is {value!r}; a whole number is wanted."
     if job.memory_multiplier is not None and not _is_number(job.memory_multiplier):
         return f"its memory_multiplier is {job.memory_multiplier!r}; a number is wanted."
+    memory, walltime = capacity.get("memory"), capacity.get("walltime")
     if memory is not None and int(job.request_memory or 0) > memory:
         return (
-            f"it asks for {job.request_memory} MB; the site has {memory:.0f} MB. "
-            f"Set requestMemory of {job.label} to less, or use a site with more."
+            f"it asks for {job.request_memory} MB; the most that site {site} has for a job is "
+            f"{memory:.0f} MB. Set requestMemory of {job.label} to less, or use a site with more."
+        )
+    if walltime is not None and 60 * int(job.request_walltime or 0) > walltime:
+        return (
+            f"it asks for {job.request_walltime} minutes; the workers of site {site} last "
+            f"{walltime / 60:.0f} minutes. Set requestWalltime of {job.label} to less, or walltime of the "
+            "site to more."
         )
     try:
         command = job_command(job, get_file_paths(item.workflow, job.name))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -16,19 +15,17 @@ from rich.console import Console
 from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
 
 from .configuration import get_bps_config_value, read_config, write_config
-from .environment import capture_environment, write_environment
+from .environment import capture_environment, write_environment, write_environment_script
 from .errors import (
-    RunCancelledError,
-    RunEndedError,
-    RunFailedError,
-    RunInterruptedError,
     RunStateError,
 )
 from .files import storage_errors
 from .journal import Journal
-from .leftovers import RUN_VARIABLE, end_leftovers
 from .liveness import RunLock, ask_to_cancel, living_holder
+from .node.leftovers import RUN_VARIABLE, end_leftovers
+from .outcome import error_of
 from .paths import SubmitPaths
+from .pilot_records import end_pilots
 from .plan import Plan
 from .progress import ProgressDisplay, label_table
 from .registry import find_submit_path, register_run
@@ -184,7 +181,9 @@ class ParslWorkflow(BaseWmsWorkflow):
             paths.create()
         write_config(paths.config, self.config)
         write_environment(paths.environment, capture_environment(), site.get_command_prefix())
+        write_environment_script(paths.environment_script)
         translate(self.config, self._generic, site, paths.plan)
+        site.write_secrets(paths)
         # BPS's view of the workflow is large, and the plan has it all.
         self._generic = None
         register_run(self.name, paths.submit_path)
@@ -318,6 +317,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         lock.acquire()
         try:
             end_leftovers(RUN_VARIABLE, str(self.paths.submit_path))
+            end_pilots(self.paths.pilots)
             state = replay(Plan(self.paths.plan), self.paths)
             if state.finished is not None:
                 raise RunStateError(
@@ -340,7 +340,7 @@ class ParslWorkflow(BaseWmsWorkflow):
             if show:
                 driver.listen(stack.enter_context(ProgressDisplay(self.name)))
             state = driver.run()
-        error = self._error_of(state)
+        error = error_of(self.name, state, driver.error)
         if error is None:
             _LOG.info("Run %s: all %d jobs succeeded.", self.name, sum(state.totals().values()))
             return
@@ -354,22 +354,6 @@ class ParslWorkflow(BaseWmsWorkflow):
             self._drive(driver, lock, show=False)
         except BaseException as exc:
             self._error = exc
-
-    def _error_of(self, state: RunState) -> RunEndedError | None:
-        if state.finished == JobState.SUCCEEDED.name:
-            return None
-        totals = state.totals()
-        resume = f"bps restart --id {self.name}"
-        done = f"{totals[JobState.SUCCEEDED]} of {sum(totals.values())} jobs succeeded"
-        if state.stopped is not None:
-            message = f"Stopped ({state.stopped}); {done}. Resume with: {resume}"
-            return RunInterruptedError(message, 128 + signal.Signals[state.stopped])
-        if state.cancelled:
-            return RunCancelledError(f"Run {self.name} was cancelled; {done}. Resume with: {resume}")
-        failed, pruned = totals[JobState.FAILED], totals[JobState.PRUNED]
-        what = f"1 job of {self.name} failed" if failed == 1 else f"{failed} jobs of {self.name} failed"
-        after = f", and {pruned} could not run because of that" if pruned else ""
-        return RunFailedError(f"{what}{after}; {done}. When the reason is mended: {resume}")
 
     def _show(self, state: RunState) -> None:
         """Print what became of the jobs."""

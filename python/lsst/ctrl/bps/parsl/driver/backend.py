@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor as HostPool
@@ -17,18 +20,29 @@ from typing import Any, Protocol
 
 from parsl.config import Config
 from parsl.dataflow.dflow import DataFlowKernel
+from parsl.executors import HighThroughputExecutor, ThreadPoolExecutor
+from parsl.executors.base import ParslExecutor
 
 from ..configuration import parsl_log_level
-from ..errors import ConfigurationError
 from ..files import make_directory, open_append
-from ..node.client import forget_client, kill_jobs, run_job
-from ..site import SiteConfig
-from .tasks import Task
+from ..node.client import forget_clients, kill_jobs, run_job
+from ..node.leftovers import RUN_VARIABLE
+from ..paths import SubmitPaths
+from .functions import function_here, function_on_worker, node_package, tied_command
+from .pilots import Demand, Pilots
+from .sites import Sites
+from .tasks import Task, node_setup
 
 __all__ = ["Backend", "Completed", "ParslBackend"]
 
 Completed = Callable[[Task, dict[str, Any]], None]
 """What is called, in any thread, with the result of each task."""
+
+MOST_WINDOW = 20_000
+"""Number of tasks that Parsl has at most."""
+
+DECLINED_SECONDS = 5.0
+"""Time until a job is offered again that a block had no time for."""
 
 _CHATTY = ("parsl.dataflow.dflow", "parsl.dataflow.memoization", "parsl.process_loggers")
 """Loggers of Parsl that write several lines for each job."""
@@ -49,6 +63,9 @@ class Backend(Protocol):
     def kill(self, grace: float) -> None:
         """End what runs: SIGTERM, and SIGKILL after ``grace`` seconds."""
 
+    def check(self) -> None:
+        """Do what is due from time to time; raise where the run cannot go on."""
+
     def close(self) -> None:
         """End, and leave nothing behind."""
 
@@ -58,20 +75,30 @@ class ParslBackend:
 
     Parameters
     ----------
-    site : `SiteConfig`
+    sites : `Sites`
         Where jobs run.
-    setup : `dict`
-        As for `~lsst.ctrl.bps.parsl.node.client.RunnerClient`.
+    paths : `SubmitPaths`
+        Where things are.
+    cwd : `str`
+        Directory in which jobs run.
     """
 
-    def __init__(self, site: SiteConfig, setup: dict[str, Any]) -> None:
-        self._site = site
-        self._setup = setup
+    def __init__(self, sites: Sites, paths: SubmitPaths, cwd: str) -> None:
+        self._sites = sites
+        self._paths = paths
+        self._cwd = cwd
         self._kernel: DataFlowKernel | None = None
         self._host_pool: HostPool | None = None
         self._log: ParslLog | None = None
         self._completed: Completed = _nobody
+        self._pilots: Pilots | None = None
+        self._setups: dict[str | None, dict[str, Any]] = {}
+        self._here: set[str | None] = {None}
         self._submitted = 0
+        self._lock = threading.Lock()
+        self._flying: dict[int, Task] = {}
+        self._declined: dict[int, float] = {}
+        self._failure: Exception | None = None
         self.window = 1000
 
     def start(self, completed: Completed) -> None:
@@ -83,17 +110,43 @@ class ParslBackend:
             What to call with each result.
         """
         self._completed = completed
-        config = self._site.get_parsl_config()
+        config, others = self._sites.parsl_config()
+        executors = [*config.executors, *others]
         _switch_off(config)
         make_directory(os.path.abspath(config.run_dir))
-        self._log = ParslLog(os.path.join(config.run_dir, "parsl.log"), parsl_log_level(self._site.config))
-        with _umask_without_writing_by_others():
+        self._log = ParslLog(os.path.join(config.run_dir, "parsl.log"), parsl_log_level(self._sites.config))
+        self._prepare_executors(executors)
+        self._pilots = Pilots(executors, self._demand, self._idle_seconds, self._fail)
+        with _umask_without_writing_by_others(), _marked(self._paths), _without_main():
             self._kernel = DataFlowKernel(config)
+            self._kernel.add_executors(others)
         self._host_pool = HostPool(1, thread_name_prefix="submit-host")
-        threads = [getattr(executor, "max_threads", None) for executor in config.executors]
+        self._pilots.start()
+        threads = [getattr(executor, "max_threads", None) for executor in executors]
         if all(threads):
             # Enough that no thread waits for the driver.
             self.window = sum(4 * count + 16 for count in threads if count)
+        else:
+            self.window = max(self.window, min(MOST_WINDOW, 2 * self._pilots.capacity()))
+
+    def _prepare_executors(self, executors: list[ParslExecutor]) -> None:
+        host = node_setup(self._paths, self._cwd, "submit host")
+        self._setups[None] = {**host, "cpus": None, "memory": None}
+        for executor in executors:
+            site = self._sites.site_of_executor(executor.label)
+            if isinstance(executor, ThreadPoolExecutor):
+                self._here.add(executor.label)
+                setup = node_setup(self._paths, self._cwd, site.name or "")
+                self._setups[executor.label] = {**setup, **site.get_capacity()}
+                if site is self._sites.main:
+                    # The jobs that run here beside the others share its runner.
+                    self._setups[None] = self._setups[executor.label]
+                continue
+            setup = node_setup(self._paths, self._cwd, site.name or "", export=site.settings.environment)
+            setup |= {"cpus": None, "memory": None, "package": node_package()}
+            self._setups[executor.label] = setup
+            if isinstance(executor, HighThroughputExecutor):
+                executor.interchange_launch_cmd = tied_command(self._paths, executor.interchange_launch_cmd)
 
     def submit(self, task: Task) -> None:
         """Give a task to its executor.
@@ -103,30 +156,90 @@ class ParslBackend:
         task : `Task`
             The task.
         """
+        self._submitted += 1
+        number = self._submitted
+        task.spec["n"] = number
+        with self._lock:
+            self._flying[number] = task
+        self._hand_over(number, task)
+
+    def _hand_over(self, number: int, task: Task) -> None:
         assert self._kernel is not None, "it was not started"
         assert self._host_pool is not None
+        setup = self._setups[task.executor]
         future: Future[dict[str, Any]]
-        self._submitted += 1
-        task.spec["n"] = self._submitted
         if task.executor is None:
-            future = self._host_pool.submit(run_job, self._setup, task.spec)
+            future = self._host_pool.submit(run_job, setup, task.spec)
         else:
-            if task.executor not in self._kernel.executors:
-                known = ", ".join(executor.label for executor in self._kernel.config.executors)
-                raise ConfigurationError(
-                    f"{type(self._site).__name__}.select_executor returned {task.executor!r} for a job of "
-                    f"{task.label}; the site's executors are: {known}."
-                )
-            keywords = {"parsl_resource_specification": task.resources} if task.resources else {}
+            here = task.executor in self._here
+            function = function_here(task.label) if here else function_on_worker(task.label)
+            keywords: dict[str, Any] = {}
+            if task.resources:
+                keywords["parsl_resource_specification"] = task.resources
             future = self._kernel.submit(
-                run_job,
-                app_args=(self._setup, task.spec),
+                function,
+                app_args=(setup, task.spec),
                 executors=[task.executor],
                 cache=False,
                 ignore_for_cache=None,
                 app_kwargs=keywords,
             )
-        future.add_done_callback(lambda done: self._completed(task, _result(done)))
+        future.add_done_callback(lambda done: self._returned(number, _result(done)))
+
+    def _returned(self, number: int, result: dict[str, Any]) -> None:
+        """Take a result; called in any thread, and more than once for a job that was given up."""
+        with self._lock:
+            task = self._flying.get(number)
+            if task is None:
+                return
+            if "declined" in result:
+                self._declined[number] = time.monotonic() + DECLINED_SECONDS
+                return
+            del self._flying[number]
+            self._declined.pop(number, None)
+        if self._pilots is not None and "lost" not in result and task.executor is not None:
+            self._pilots.heard_from(task.executor)
+        self._completed(task, result)
+
+    def check(self) -> None:
+        """Do what is due from time to time; called by the driver.
+
+        Raises
+        ------
+        NoWorkersError
+            Raised if no worker can be had for the jobs.
+        """
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        now = time.monotonic()
+        with self._lock:
+            due = [number for number, when in self._declined.items() if when <= now]
+            tasks = [(number, self._flying[number]) for number in due]
+            for number in due:
+                del self._declined[number]
+        for number, task in tasks:
+            self._hand_over(number, task)
+
+    def _demand(self, label: str) -> Demand:
+        demand = Demand()
+        with self._lock:
+            for number, task in self._flying.items():
+                if task.executor == label:
+                    demand.jobs += 1
+                    demand.cpus += task.spec["cpus"]
+                    demand.memory += task.spec["memory"]
+                    if number in self._declined:
+                        demand.declined += 1
+                        walltime = task.spec["walltime"]
+                        demand.walltime = min(demand.walltime or walltime, walltime)
+        return demand
+
+    def _idle_seconds(self, label: str) -> float:
+        return float(getattr(self._sites.site_of_executor(label).settings, "idle_time", 120.0))
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
 
     def kill(self, grace: float) -> None:
         """End what was submitted so far, also what Parsl has not begun.
@@ -136,17 +249,30 @@ class ParslBackend:
         grace : `float`
             Seconds from SIGTERM to SIGKILL.
         """
-        kill_jobs(self._setup, grace, self._submitted)
+        kill_jobs(str(self._paths.submit_path), grace, self._submitted)
+        if self._pilots:
+            self._pilots.stop()
+            self._pilots.end_all()
+            self._give_up(set(self._pilots.labels()))
+
+    def _give_up(self, labels: set[str]) -> None:
+        """Take the tasks of blocks that were ended for lost."""
+        with self._lock:
+            numbers = [number for number, task in self._flying.items() if task.executor in labels]
+        for number in numbers:
+            self._returned(number, {"lost": "its block was ended"})
 
     def close(self) -> None:
-        """End Parsl and this host's runner."""
+        """End Parsl, its blocks and this host's runners."""
         if self._host_pool is not None:
             self._host_pool.shutdown()
+        if self._pilots:
+            self._pilots.stop()
+            self._pilots.end_all()
         if self._kernel is not None:
             self._kernel.cleanup()
             self._kernel = None
-        client = forget_client(self._setup["submit_path"])
-        if client is not None:
+        for client in forget_clients(str(self._paths.submit_path)):
             client.close()
         if self._log is not None:
             self._log.close()
@@ -176,6 +302,37 @@ def _umask_without_writing_by_others() -> Iterator[None]:
         os.umask(before)
 
 
+@contextmanager
+def _marked(paths: SubmitPaths) -> Iterator[None]:
+    """Have a restart find Parsl's processes, should this one be killed."""
+    before = os.environ.get(RUN_VARIABLE)
+    os.environ[RUN_VARIABLE] = str(paths.submit_path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RUN_VARIABLE]
+        else:
+            os.environ[RUN_VARIABLE] = before
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep Parsl's processes from running the user's script once more.
+
+    `multiprocessing` imports the main module in each process that it spawns,
+    and a script of a few lines has no ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    try:
+        main.__spec__ = None
+        main.__dict__.pop("__file__", None)
+        yield
+    finally:
+        main.__dict__.update(hidden)
+
+
 def _switch_off(config: Config) -> None:
     """Leave to the driver what is the driver's, whatever a site class says."""
     config.retries = 0
@@ -183,6 +340,8 @@ def _switch_off(config: Config) -> None:
     config.initialize_logging = False
     config.usage_tracking = 0
     config.garbage_collect = True
+    config.strategy = "none"
+    config.strategy_period = 1.0
 
 
 class ParslLog:
@@ -225,8 +384,14 @@ class ParslLog:
             logging.getLogger(name).setLevel(before)
 
 
+_NO_NEWS = ("Could not find enough blocks to kill",)
+"""Warnings of Parsl's about what is meant to be so."""
+
+
 class _ToRoot(logging.Handler):
     """Hands records on to the handlers of the root logger."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith(_NO_NEWS):
+            return
         logging.getLogger().handle(record)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from ..errors import RunEndedError
 from ..journal import Journal
 from ..liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
 from ..paths import SubmitPaths
@@ -34,6 +35,10 @@ TICK_SECONDS = 0.5
 
 GRACE_SECONDS = 10.0
 """Time that jobs have to end after a SIGTERM."""
+
+
+NO_WORKERS = "no workers"
+"""Why a run was stopped whose jobs cannot get a worker."""
 
 
 class Listener(Protocol):
@@ -102,6 +107,7 @@ class Driver:
         self._ready: list[tuple[int, int]] = []
         self._in_flight = 0
         self._stop: str | None = None
+        self.error: RunEndedError | None = None
         self._hurry = False
         self._synced = self._looked = time.monotonic()
         self._tail = NodeTail(paths)
@@ -179,11 +185,12 @@ class Driver:
                 raise RuntimeError(f"{self.state.plan.path}: no job is ready and none runs; this is a bug")
             self._take_results()
             self._look_around()
-        _LOG.warning(
-            "Stopping (%s): jobs have %.0f seconds to end; another signal ends them at once.",
-            self._stop,
-            GRACE_SECONDS,
-        )
+        if self.error is None:
+            _LOG.warning(
+                "Stopping (%s): jobs have %.0f seconds to end; another signal ends them at once.",
+                self._stop,
+                GRACE_SECONDS,
+            )
         self._end_jobs(GRACE_SECONDS)
         self._record({"e": "stop", "why": self._stop})
         self._journal.sync()
@@ -269,11 +276,19 @@ class Driver:
         now = time.monotonic()
         if now - self._looked >= TICK_SECONDS:
             self._looked = now
+            self._check_backend()
             self._read_nodes()
             self._show_life(now)
             self._heed_requests()
         if self._listener is not None:
             self._listener.update(self.state)
+
+    def _check_backend(self) -> None:
+        try:
+            self._backend.check()
+        except RunEndedError as exc:
+            self.error = exc
+            self._stop = NO_WORKERS
 
     def _read_nodes(self) -> None:
         for event in self._tail.read(self.state.may_concern):

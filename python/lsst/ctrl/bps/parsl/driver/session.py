@@ -14,15 +14,17 @@ from lsst.ctrl.bps import BpsConfig
 from ..environment import read_environment
 from ..errors import RunStateError
 from ..journal import Journal
-from ..leftovers import RUN_VARIABLE, end_leftovers
 from ..liveness import RunLock
+from ..node.leftovers import RUN_VARIABLE, end_leftovers
 from ..paths import SubmitPaths
+from ..pilot_records import end_pilots
 from ..plan import Plan
 from ..replay import replay
-from ..site import SiteConfig
+from ..site import SiteConfig, site_name
 from ..state import JobState, RunState
 from .backend import ParslBackend
 from .loop import Driver
+from .sites import Sites
 from .tasks import TaskMaker
 
 __all__ = ["make_driver", "stopping_on_signals"]
@@ -56,25 +58,20 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
     """
     plan = Plan(paths.plan)
     end_leftovers(RUN_VARIABLE, str(paths.submit_path))
+    end_pilots(paths.pilots)
     state = replay(plan, paths)
     _check_startable(name, plan, state)
     read_environment(paths.environment)  # Not in the middle of a job.
-    site = SiteConfig.from_config(config)
-    setup = {
-        "submit_path": str(paths.submit_path),
-        "cwd": plan.header["cwd"],
-        "export": True,
-        **site.get_capacity(),
-    }
+    sites = Sites.from_config(config, plan.header.get("sites", ()))
     return Driver(
         state,
         Journal(paths.driver_journal, name),
-        ParslBackend(site, setup),
-        TaskMaker(plan, config, site, paths),
+        ParslBackend(sites, paths, plan.header["cwd"]),
+        TaskMaker(plan, config, sites, paths),
         paths,
         lock=lock,
-        retries=site.settings.retries,
-        most_memory=_most_memory(config, site),
+        retries=sites.main.settings.retries,
+        most_memory=_most_memory(config, sites.main),
     )
 
 
@@ -82,7 +79,7 @@ def _most_memory(config: BpsConfig, site: SiteConfig) -> float | None:
     """Return the memory in MB that a job may grow to; BPS's memoryLimit is
     the plugin's to apply.
     """
-    _, limit = config.search("memoryLimit", opt={"curvals": {"curr_site": config["computeSite"]}})
+    _, limit = config.search("memoryLimit", opt={"curvals": {"curr_site": site_name(config) or ""}})
     limits = [float(value) for value in (limit, site.get_capacity()["memory"]) if value]
     return min(limits, default=None)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsst.ctrl.bps import BpsConfig
 
 from ..job import ParslJob, generic_job
 from ..paths import SubmitPaths
 from ..plan import Plan
-from ..site import SiteConfig
 
-__all__ = ["Task", "TaskMaker"]
+if TYPE_CHECKING:
+    from .sites import Sites
+
+__all__ = ["Task", "TaskMaker", "node_setup"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,18 +53,17 @@ class TaskMaker:
         The plan.
     config : `lsst.ctrl.bps.BpsConfig`
         Configuration of the run.
-    site : `SiteConfig`
+    sites : `Sites`
         Where the jobs run.
     paths : `SubmitPaths`
         Where things are.
     """
 
-    def __init__(self, plan: Plan, config: BpsConfig, site: SiteConfig, paths: SubmitPaths) -> None:
+    def __init__(self, plan: Plan, config: BpsConfig, sites: Sites, paths: SubmitPaths) -> None:
         self._plan = plan
         self._config = config
-        self._site = site
+        self._sites = sites
         self._paths = paths
-        self._cpus = site.get_capacity()["cpus"]
         self._warned: set[str] = set()
 
     def make(self, index: int, attempt: int, memory: int | None) -> Task:
@@ -87,27 +88,59 @@ class TaskMaker:
         on_host = self._plan.template(index).on_submit_host
         resources = job.get_resources()
         spec = job_spec(job, index, attempt)
-        if not on_host and self._cpus is not None and spec["cpus"] > self._cpus:
-            self._warn_about_cpus(label, spec["cpus"])
-            spec["cpus"] = int(self._cpus)
+        site = self._sites.of_job(job)
+        most = site.get_capacity()["cpus"]
+        if not on_host and most is not None and spec["cpus"] > most:
+            self._warn_about_cpus(label, spec["cpus"], most)
+            spec["cpus"] = resources["cores"] = int(most)
         return Task(
             job=index,
             attempt=attempt,
             label=label,
-            executor=None if on_host else self._site.select_executor(job),
-            resources={key: resources[key] for key in self._site.resource_list if key in resources},
+            executor=None if on_host else self._sites.executor_of(job),
+            resources={key: resources[key] for key in site.resource_list if key in resources},
             spec=spec,
         )
 
-    def _warn_about_cpus(self, label: str, wanted: int) -> None:
+    def _warn_about_cpus(self, label: str, wanted: int, most: float) -> None:
         if label not in self._warned:
             self._warned.add(label)
             _LOG.warning(
                 "Jobs of %s ask for %d CPUs; the site has %d a node, which each of them gets to itself.",
                 label,
                 wanted,
-                self._cpus,
+                most,
             )
+
+
+def node_setup(paths: SubmitPaths, cwd: str, site: str = "", *, export: bool = True) -> dict[str, Any]:
+    """Describe the run to the runners.
+
+    Parameters
+    ----------
+    paths : `SubmitPaths`
+        Where things are.
+    cwd : `str`
+        Directory in which jobs run.
+    site : `str`, optional
+        Name of the site.
+    export : `bool`, optional
+        Whether jobs get the environment of prepare.
+
+    Returns
+    -------
+    setup : `dict`
+        As for `~lsst.ctrl.bps.parsl.node.client.RunnerClient`, without the
+        site's ``cpus`` and ``memory``.
+    """
+    return {
+        "submit_path": str(paths.submit_path),
+        "site": site,
+        "journals": str(paths.journals),
+        "environment": str(paths.environment),
+        "cwd": cwd,
+        "export": export,
+    }
 
 
 def parsl_job(
@@ -166,6 +199,7 @@ def job_spec(job: ParslJob, index: int, attempt: int) -> dict[str, Any]:
         "stderr": job.stderr,
         "cpus": resources["cores"],
         "memory": resources["memory"],
+        "walltime": resources["running_time_min"],
     }
     if job.command.words is None:
         spec["script"] = job.get_command_line()

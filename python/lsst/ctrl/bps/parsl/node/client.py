@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How a Parsl worker has a job run: it asks the runner process.
 
-There is one runner for each process in which Parsl runs tasks, started by the
-first job.
+There is one runner for each process in which Parsl runs tasks and each site,
+started by the first job. On a worker this module is loaded without the
+packages above it, which take a second to import (see
+`~lsst.ctrl.bps.parsl.driver.functions`): it uses what is in this directory,
+and psutil.
 """
 
 from __future__ import annotations
@@ -14,15 +17,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ..environment import capture_environment, read_environment
-from ..leftovers import RUN_VARIABLE, RUNNER_VARIABLE, end_leftovers
-from ..paths import SubmitPaths
+from .environment import capture_environment, load_environment
+from .leftovers import RUN_VARIABLE, RUNNER_VARIABLE, end_leftovers
 
-__all__ = ["RunnerClient", "run_job"]
+__all__ = ["PILOT_END", "RunnerClient", "run_job"]
 
 _START = f"""
 import sys
@@ -33,7 +36,11 @@ main()
 """Python code that starts a runner. It is found beside this file, and not as a
 part of the packages above, which take a second to import."""
 
-_CLIENTS: dict[str, RunnerClient] = {}
+PILOT_END = "BPS_PARSL_PILOT_END"
+"""Environment variable in a pilot: when it ends, in seconds since 1970."""
+
+_CLIENTS: dict[tuple[str, str], RunnerClient] = {}
+_REFUSED: dict[str, int] = {}
 _CLIENTS_LOCK = threading.Lock()
 
 
@@ -43,9 +50,10 @@ class RunnerClient:
     Parameters
     ----------
     setup : `dict`
-        ``submit_path``, ``cwd``, ``export`` (whether jobs get the
-        environment of prepare, or this process's), ``cpus`` and ``memory``
-        (MB) that the jobs here may have in total, each a number or `None`.
+        ``submit_path``; ``site`` (name); ``journals`` and ``environment`` (a directory and a
+        file in it); ``cwd``; ``export`` (whether jobs get the environment of
+        prepare, or this process's); ``cpus`` and ``memory`` (MB) that the
+        jobs here may have in total, each a number or `None`.
     """
 
     def __init__(self, setup: dict[str, Any]) -> None:
@@ -54,7 +62,7 @@ class RunnerClient:
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
         self._marks = {RUN_VARIABLE: setup["submit_path"], RUNNER_VARIABLE: secrets.token_hex(8)}
         self._closing = False
-        self._exported, self._prefix = read_environment(SubmitPaths(setup["submit_path"]).environment)
+        self._exported, self._prefix = load_environment(setup["environment"])
         ours, theirs = socket.socketpair()
         self._socket = ours
         with theirs:
@@ -71,7 +79,6 @@ class RunnerClient:
         self._reader.start()
 
     def _first_message(self) -> dict[str, Any]:
-        paths = SubmitPaths(self._setup["submit_path"])
         here = dict(os.environ)
         if self._setup["export"]:
             # The submit host's variables, and this session's own.
@@ -80,9 +87,8 @@ class RunnerClient:
         else:
             environment = here
         environment.update(self._marks, PWD=self._setup["cwd"])
-        name = f"node-{socket.gethostname()}-{self.process.pid}.jsonl"
         return {
-            "journal": str(paths.journals / name),
+            "journals": self._setup["journals"],
             "cwd": self._setup["cwd"],
             "environment": environment,
             "prefix": self._prefix,
@@ -181,7 +187,7 @@ class RunnerClient:
 
 
 def client_for(setup: dict[str, Any]) -> RunnerClient:
-    """Return this process's runner for a run, starting it where needed.
+    """Return this process's runner for the jobs of a site, starting it where needed.
 
     Parameters
     ----------
@@ -193,7 +199,7 @@ def client_for(setup: dict[str, Any]) -> RunnerClient:
     client : `RunnerClient`
         The connection to the runner.
     """
-    key = setup["submit_path"]
+    key = (setup["submit_path"], setup["site"])
     with _CLIENTS_LOCK:
         client = _CLIENTS.get(key)
         if client is not None and not client.alive:
@@ -204,8 +210,8 @@ def client_for(setup: dict[str, Any]) -> RunnerClient:
         return client
 
 
-def forget_client(submit_path: str) -> RunnerClient | None:
-    """Take the runner of a run out of the table.
+def forget_clients(submit_path: str) -> list[RunnerClient]:
+    """Take the runners of a run out of the table.
 
     Parameters
     ----------
@@ -214,26 +220,31 @@ def forget_client(submit_path: str) -> RunnerClient | None:
 
     Returns
     -------
-    client : `RunnerClient` or `None`
-        The connection, for the caller to close.
+    clients : `list` [`RunnerClient`]
+        The connections, for the caller to close.
     """
     with _CLIENTS_LOCK:
-        return _CLIENTS.pop(submit_path, None)
+        _REFUSED.pop(submit_path, None)
+        return [_CLIENTS.pop(key) for key in list(_CLIENTS) if key[0] == submit_path]
 
 
-def kill_jobs(setup: dict[str, Any], grace: float, upto: int) -> None:
+def kill_jobs(submit_path: str, grace: float, upto: int) -> None:
     """End jobs of a run that this process has, begun or not.
 
     Parameters
     ----------
-    setup : `dict`
-        As for `RunnerClient`.
+    submit_path : `str`
+        Submit directory of the run.
     grace : `float`
         Seconds from SIGTERM to SIGKILL.
     upto : `int`
         As for `RunnerClient.kill`.
     """
-    client_for(setup).kill(grace, upto)
+    with _CLIENTS_LOCK:
+        _REFUSED[submit_path] = upto
+        clients = [client for key, client in _CLIENTS.items() if key[0] == submit_path]
+    for client in clients:
+        client.kill(grace, upto)
 
 
 def run_job(setup: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +260,18 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     Returns
     -------
     result : `dict`
-        As for `RunnerClient.run`.
+        As for `RunnerClient.run`; or ``declined``, the seconds that are left
+        here, where they are less than the job's ``walltime``.
     """
+    left = _time_left()
+    if left is not None and left < spec.get("walltime", 0):
+        return {"declined": left}
+    if spec["n"] <= _REFUSED.get(setup["submit_path"], 0):
+        return {"lost": "ended before it was started"}
     return client_for(setup).run(spec)
+
+
+def _time_left() -> float | None:
+    """Return the seconds that this pilot has; `None` where it has no end."""
+    end = os.environ.get(PILOT_END)
+    return float(end) - time.time() if end else None

@@ -5,18 +5,24 @@ only.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
+import socket
 import zlib
+from itertools import count
 from typing import Any
 
-__all__ = ["CANNOT_EXECUTE", "NOT_FOUND", "encode_line", "expand", "variables"]
+__all__ = ["CANNOT_EXECUTE", "NOT_FOUND", "encode_line", "expand", "open_journal", "variables"]
 
 CANNOT_EXECUTE = 126
 """Exit code of a command that exists and cannot be started (POSIX shell)."""
 
 NOT_FOUND = 127
 """Exit code of a command that does not exist (POSIX shell)."""
+
+_LONGEST_LINE = 1 << 16
 
 _ENV = re.compile(r"<ENV:([^>]*)>")
 _ENV_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -37,6 +43,51 @@ def encode_line(record: dict[str, Any]) -> bytes:
     """
     body = json.dumps(record, separators=(",", ":"))
     return f'{body[:-1]},"crc":{zlib.crc32(body.encode())}}}\n'.encode()
+
+
+def open_journal(directory: str) -> tuple[int, str]:
+    """Open a journal that nobody else writes.
+
+    Parameters
+    ----------
+    directory : `str`
+        Directory of the journals.
+
+    Returns
+    -------
+    fd : `int`
+        File descriptor, for appending.
+    path : `str`
+        The file, ``node-<host>-<number>.jsonl`` with the first number that is
+        free: a host has as many files as runners at once, not in total.
+    """
+    for number in count():
+        path = f"{directory}/node-{socket.gethostname()}-{number}.jsonl"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        except OSError:  # A file system without locks.
+            os.close(fd)
+            path = f"{directory}/node-{socket.gethostname()}-p{os.getpid()}.jsonl"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        _begin(fd)
+        return fd, path
+    raise AssertionError("the numbers do not end")
+
+
+def _begin(fd: int) -> None:
+    """Write the header, or cut off the line that a killed writer began."""
+    size = os.fstat(fd).st_size
+    tail = os.pread(fd, _LONGEST_LINE, max(0, size - _LONGEST_LINE))
+    whole = size - len(tail) + tail.rfind(b"\n") + 1
+    if whole < size:
+        os.ftruncate(fd, whole)
+    if whole == 0:
+        header = {"format": 1, "kind": "node", "host": socket.gethostname(), "pid": os.getpid()}
+        os.write(fd, encode_line(header))
 
 
 def expand(text: str, environ: dict[str, str]) -> str:

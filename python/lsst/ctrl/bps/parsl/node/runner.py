@@ -23,7 +23,7 @@ import time
 from collections import deque
 from typing import Any, NamedTuple
 
-from .records import CANNOT_EXECUTE, NOT_FOUND, encode_line, expand, variables
+from .records import CANNOT_EXECUTE, NOT_FOUND, encode_line, expand, open_journal, variables
 
 __all__ = ["Runner", "main"]
 
@@ -49,7 +49,7 @@ class Runner:
     ----------
     control : `socket.socket`
         Connection to the process that asks for jobs. The first line on it is
-        a `dict` with ``journal`` (file name), ``cwd``, ``environment``,
+        a `dict` with ``journals`` (directory), ``cwd``, ``environment``,
         ``prefix`` (bash code before each command), ``cpus`` and ``memory``
         (MB; what the jobs of this node may have in total, or `None`).
     """
@@ -64,7 +64,7 @@ class Runner:
         self._setup: dict[str, Any] = {}
         self._kill_at: float | None = None
         self._open = True
-        self._journal = -1
+        self._journal, self._journal_path = -1, ""
         self._lines: list[bytes] = []
         self._replies: list[dict[str, Any]] = []
         self._cpus = 0.0
@@ -126,10 +126,7 @@ class Runner:
 
     def _set_up(self, setup: dict[str, Any]) -> None:
         self._setup = setup
-        self._journal = os.open(setup["journal"], _APPEND, 0o644)
-        if os.fstat(self._journal).st_size == 0:
-            header = {"format": 1, "kind": "node", "host": socket.gethostname(), "pid": os.getpid()}
-            os.write(self._journal, encode_line(header))
+        self._journal, self._journal_path = open_journal(setup["journals"])
         os.chdir(setup["cwd"])
 
     def _report(self) -> None:
@@ -139,7 +136,7 @@ class Runner:
             try:
                 os.write(self._journal, b"".join(self._lines))
             except OSError as exc:
-                error = f"{self._setup['journal']}: {exc.strerror}"
+                error = f"{self._journal_path}: {exc.strerror}"
             self._lines.clear()
         if self._replies:
             for reply in self._replies:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from parsl.executors import ThreadPoolExecutor
 from parsl.executors.base import ParslExecutor
 
-from ..settings import Count, Memory, SiteSettings
+from ..setting_types import Count, Memory
+from ..settings import SiteSettings
 from ..site import SiteConfig
 
 if TYPE_CHECKING:

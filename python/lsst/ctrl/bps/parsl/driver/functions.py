@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What Parsl is given to call for a job.
+
+Parsl names a task after its function, and so do its monitoring and Work
+Queue's categories: each label has a function of its own, made of one code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from ..node import client
+from ..paths import SubmitPaths
+
+__all__ = ["Function", "function_here", "function_on_worker", "node_package", "tied_command"]
+
+Function = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
+
+def node_package() -> str:
+    """Return the directory of the code that workers load."""
+    return str(Path(str(client.__file__)).parent)
+
+
+@cache
+def function_here(label: str) -> Function:
+    """Return the function for an executor whose workers are threads of this process.
+
+    Parameters
+    ----------
+    label : `str`
+        Label of the jobs.
+
+    Returns
+    -------
+    function : `~collections.abc.Callable`
+        `~lsst.ctrl.bps.parsl.node.client.run_job` by the name of the label.
+    """
+    return FunctionType(client.run_job.__code__, client.__dict__, label)
+
+
+@cache
+def function_on_worker(label: str) -> Function:
+    """Return the function for an executor that sends it to other processes.
+
+    Parameters
+    ----------
+    label : `str`
+        Label of the jobs.
+
+    Returns
+    -------
+    function : `~collections.abc.Callable`
+        A function that is sent as code: as a reference, it would have each
+        worker import all of BPS, which takes seconds.
+    """
+    function = FunctionType(_run_on_worker.__code__, {"__builtins__": __builtins__}, label)
+    function.__module__ = "__main__"
+    return function
+
+
+def tied_command(paths: SubmitPaths, command: Sequence[str]) -> list[str]:
+    """Return the command of a process that must not outlive this one.
+
+    Parameters
+    ----------
+    paths : `SubmitPaths`
+        Where the run is.
+    command : `~collections.abc.Sequence` [`str`]
+        The command; the program is looked for beside this Python first.
+
+    Returns
+    -------
+    command : `list` [`str`]
+        The command for `~lsst.ctrl.bps.parsl.node.tied`.
+    """
+    program, *arguments = command
+    here = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    found = shutil.which(program, path=here) or program
+    script = os.path.join(node_package(), "tied.py")
+    python = [sys.executable, "-I", "-S", script]
+    return [*python, str(os.getpid()), str(paths.submit_path), found, *arguments]
+
+
+def _run_on_worker(setup: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    import importlib.util
+    import sys
+
+    name = "bps_parsl_node"
+    if name not in sys.modules:
+        directory = setup["package"]
+        found = importlib.util.spec_from_file_location(
+            name, f"{directory}/__init__.py", submodule_search_locations=[directory]
+        )
+        assert found is not None
+        sys.modules[name] = importlib.util.module_from_spec(found)
+    result: dict[str, Any] = importlib.import_module(f"{name}.client").run_job(setup, spec)
+    return result

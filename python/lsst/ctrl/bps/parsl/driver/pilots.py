@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Blocks of workers (pilots): as many as the ready jobs need, and none too many.
+
+Parsl's executors start and end blocks. When, is decided here: Parsl itself
+counts jobs and not cores and memory, gives a campaign up after two refusals,
+and ends no block as long as a single job runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from parsl.executors import HighThroughputExecutor
+from parsl.executors.status_handling import BlockProviderExecutor
+from parsl.jobs.error_handlers import noop_error_handler
+from parsl.jobs.states import JobState, JobStatus
+
+from ..errors import NoWorkersError, SchedulerError
+
+__all__ = ["Demand", "Pilots"]
+
+_LOG = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+"""Time between two looks."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
+"""Seconds between two attempts to get a block, after the first refusal and at
+most."""
+
+MOST_DEATHS = 5
+"""Blocks in a row that may end before they did anything."""
+
+YOUNG_SECONDS = 120.0
+"""A block that ends after less time than that without having done anything
+was of no use."""
+
+END_SECONDS = 60.0
+"""Time to get rid of the blocks at the end of a run."""
+
+_ENDED = (
+    JobState.COMPLETED,
+    JobState.FAILED,
+    JobState.CANCELLED,
+    JobState.TIMEOUT,
+    JobState.MISSING,
+    JobState.SCALED_IN,
+)
+
+_PENDING = JobStatus(JobState.PENDING)
+
+
+@dataclass
+class Demand:
+    """What the jobs of an executor need that were given to it and have not ended."""
+
+    jobs: int = 0
+    """Number of jobs."""
+
+    cpus: float = 0.0
+    """Cores, all together."""
+
+    memory: float = 0.0
+    """Memory in MB, all together."""
+
+    declined: int = 0
+    """Jobs among them that no block with workers to spare has time for."""
+
+    walltime: float = 0.0
+    """The least time in seconds that one of those needs."""
+
+
+@dataclass
+class _Block:
+    """A block as it was last seen."""
+
+    asked: float
+    started: float | None = None
+    ended: bool = False
+
+
+@dataclass
+class _Executor:
+    """An executor and its blocks."""
+
+    executor: BlockProviderExecutor
+    provider: Any
+    initial: int
+    blocks: dict[str, _Block] = field(default_factory=dict)
+    result_at: float = 0.0
+    pause: float = 0.0
+    next_try: float = 0.0
+    deaths: int = 0
+    surplus_since: float | None = None
+    told: str = ""
+
+
+class Pilots:
+    """Starts and ends the blocks of a run.
+
+    Parameters
+    ----------
+    executors : `~collections.abc.Iterable` [`parsl.executors.base.ParslExecutor`]
+        The run's executors, before Parsl starts them.
+    demand : `~collections.abc.Callable`
+        Returns the `Demand` for the executor of a label.
+    idle_seconds : `~collections.abc.Callable`
+        Returns the time after which a block of the executor of a label is
+        ended where it is not needed.
+    failed : `~collections.abc.Callable`
+        Called with an error when no worker can be had.
+    clock : `~collections.abc.Callable`, optional
+        Seconds since any moment.
+    """
+
+    def __init__(
+        self,
+        executors: Iterable[Any],
+        demand: Callable[[str], Demand],
+        idle_seconds: Callable[[str], float],
+        failed: Callable[[Exception], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._demand = demand
+        self._idle_seconds = idle_seconds
+        self._failed = failed
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pilots", daemon=True)
+        self._executors = {}
+        for executor in executors:
+            if isinstance(executor, BlockProviderExecutor) and executor.provider is not None:
+                provider = executor.provider
+                self._executors[executor.label] = _Executor(executor, provider, provider.init_blocks)
+                # From here on neither Parsl's strategy nor its error handler acts.
+                provider.init_blocks = 0
+                executor.block_error_handler = noop_error_handler
+
+    def __bool__(self) -> bool:
+        return bool(self._executors)
+
+    def labels(self) -> list[str]:
+        """Return the labels of the executors that have blocks."""
+        return list(self._executors)
+
+    def start(self) -> None:
+        """Begin to look after the blocks."""
+        if self._executors:
+            self._thread.start()
+
+    def heard_from(self, label: str) -> None:
+        """Note that a worker has returned a result.
+
+        Parameters
+        ----------
+        label : `str`
+            Label of its executor.
+        """
+        if label in self._executors:
+            self._executors[label].result_at = self._clock()
+
+    def capacity(self) -> int:
+        """Return the number of jobs that may run at once.
+
+        Returns
+        -------
+        number : `int`
+            As far as is known, with as many blocks as there may be.
+        """
+        total = 0.0
+        for item in self._executors.values():
+            provider = item.provider
+            total += provider.max_blocks * provider.nodes_per_block * _per_node(item)
+        return int(total)
+
+    # Looking after the blocks.
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            for label in self._executors:
+                try:
+                    self.tick(label)
+                except Exception as exc:
+                    # What Parsl and providers of users raise here is not known.
+                    _LOG.warning("Looking after the workers of %s failed: %s", label, exc, exc_info=True)
+            self._stopped.wait(TICK_SECONDS)
+
+    def tick(self, label: str) -> None:
+        """Look at an executor's blocks once, and do what is due.
+
+        Parameters
+        ----------
+        label : `str`
+            Label of the executor.
+        """
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            item = self._executors[label]
+            now = self._clock()
+            active = self._look(item, now)
+            demand = self._demand(label)
+            if (trouble := _trouble(item, demand)) is not None:
+                self._failed(NoWorkersError(trouble))
+                return
+            wanted = self._wanted(item, demand, active)
+            if len(active) < wanted:
+                item.surplus_since = None
+                if now >= item.next_try:
+                    self._more(item, wanted - len(active), now)
+            elif len(active) > wanted:
+                self._fewer(item, active, wanted, demand, now)
+            else:
+                item.surplus_since = None
+
+    def _look(self, item: _Executor, now: float) -> list[str]:
+        """Note what became of the blocks; return those that are there."""
+        active = []
+        statuses = item.executor.status_facade
+        for number, block in item.blocks.items():
+            if block.ended:
+                continue
+            # Parsl replaces what it knows while a block is being submitted.
+            status = statuses.get(number, _PENDING)
+            if status.state == JobState.RUNNING and block.started is None:
+                block.started = now
+            if status.state not in _ENDED:
+                active.append(number)
+                continue
+            block.ended = True
+            if status.state != JobState.SCALED_IN:
+                self._block_ended(item, block, status, now)
+        return active
+
+    def _block_ended(self, item: _Executor, block: _Block, status: JobStatus, now: float) -> None:
+        age = now - (block.started if block.started is not None else now)
+        if item.result_at > block.asked:
+            item.deaths = 0
+        elif age < YOUNG_SECONDS:
+            item.deaths += 1
+            item.pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * item.pause))
+            item.next_try = now + item.pause
+            why = _last_words(status)
+            _LOG.warning("A block of %s ended before it ran a job%s", item.executor.label, why)
+            if item.deaths >= MOST_DEATHS:
+                self._failed(
+                    NoWorkersError(
+                        f"{item.deaths} blocks of {item.executor.label} in a row ended before they ran "
+                        f"a job{why}"
+                    )
+                )
+
+    def _wanted(self, item: _Executor, demand: Demand, active: list[str]) -> int:
+        """Return how many blocks there should be."""
+        provider = item.provider
+        nodes = provider.nodes_per_block
+        cores, memory = getattr(provider, "cores_per_node", None), getattr(provider, "mem_per_node", None)
+        needs = [1.0 if demand.jobs else 0.0]
+        if isinstance(item.executor, HighThroughputExecutor):
+            needs.append(demand.jobs / (_per_node(item) * nodes))
+        if cores:
+            needs.append(demand.cpus / (cores * nodes))
+        if memory:
+            needs.append(demand.memory / (1024 * memory * nodes))
+        wanted = math.ceil(max(needs) * provider.parallelism) if demand.jobs else 0
+        wanted = max(wanted, min(1, demand.jobs), provider.min_blocks)
+        if demand.declined and not any(self._time_left(item, number) >= demand.walltime for number in active):
+            # Those that there are end too soon.
+            wanted = max(wanted, len(active) + 1)
+        if not item.blocks:
+            wanted = max(wanted, item.initial)
+        return int(min(wanted, provider.max_blocks))
+
+    def _time_left(self, item: _Executor, number: str) -> float:
+        seconds = getattr(item.provider, "seconds", None)
+        block = item.blocks.get(number)
+        if seconds is None or block is None or block.started is None:
+            return math.inf
+        return float(seconds) - (self._clock() - block.started)
+
+    def _more(self, item: _Executor, count: int, now: float) -> None:
+        executor = item.executor
+        for _ in range(count):
+            made = executor.scale_out_facade(1)
+            if made:
+                for number in made:
+                    item.blocks[number] = _Block(now)
+                if not item.deaths:
+                    item.pause = 0.0
+                if item.told:
+                    item.told = ""
+                    _LOG.info("%s: the batch system takes blocks again.", executor.label)
+                continue
+            self._refused(item, now)
+            return
+
+    def _refused(self, item: _Executor, now: float) -> None:
+        executor = item.executor
+        refusal = getattr(item.provider, "refusal", None)
+        message = _refusal_text(executor, refusal)
+        if isinstance(refusal, SchedulerError) and refusal.final:
+            self._failed(NoWorkersError(f"The batch system refuses blocks for {executor.label}: {message}"))
+        item.pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * item.pause))
+        item.next_try = now + item.pause
+        if message != item.told:
+            item.told = message
+            _LOG.warning(
+                "No block for %s: %s. The run waits, and tries again for as long as it takes.",
+                executor.label,
+                message,
+            )
+
+    def _fewer(self, item: _Executor, active: list[str], wanted: int, demand: Demand, now: float) -> None:
+        if item.surplus_since is None:
+            item.surplus_since = now
+        idle = self._idle_seconds(item.executor.label)
+        if now - item.surplus_since < idle:
+            return
+        count = len(active) - wanted
+        if isinstance(item.executor, HighThroughputExecutor):
+            # Only those that have been without a job for that time.
+            item.executor.scale_in_facade(count, max_idletime=idle)
+        elif demand.jobs == 0:
+            item.executor.scale_in_facade(count)
+        item.surplus_since = now
+
+    # The end.
+
+    def stop(self) -> None:
+        """Ask for no more blocks."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def end_all(self, seconds: float = END_SECONDS) -> None:
+        """End all blocks, and wait until the batch system has none of them.
+
+        Parameters
+        ----------
+        seconds : `float`, optional
+            Time to wait.
+        """
+        deadline = self._clock() + seconds
+        with self._lock:
+            todo = list(self._executors.values())
+            while todo:
+                todo = [item for item in todo if not self._end_blocks(item)]
+                if not todo or self._clock() > deadline:
+                    break
+                time.sleep(0.5)
+        for item in todo:
+            _LOG.warning(
+                "Blocks of %s may still be in the queue. They end by themselves within two minutes of their "
+                "start; bps restart and bps cancel remove them.",
+                item.executor.label,
+            )
+
+    def _end_blocks(self, item: _Executor) -> bool:
+        """End an executor's blocks; return whether they are gone."""
+        executor, provider = item.executor, item.provider
+        ids = list(executor.job_ids_to_block)
+        if not ids and getattr(provider, "refusal", None) is None:
+            return True
+        try:
+            taken = provider.cancel(ids)
+            for number in ids:
+                block = executor.job_ids_to_block[number]
+                status = JobStatus(JobState.SCALED_IN)
+                executor._status[block] = executor._simulated_status[block] = status
+                item.blocks.setdefault(block, _Block(0.0)).ended = True
+            if hasattr(provider, "sweep"):
+                return bool(provider.sweep() == 0)
+            return all(taken) or all(status.terminal for status in provider.status(ids))
+        except SchedulerError:
+            return False
+
+
+def _per_node(item: _Executor) -> float:
+    return max(1.0, float(item.executor.workers_per_node))
+
+
+def _trouble(item: _Executor, demand: Demand) -> str | None:
+    """Return why jobs can never run, where that is so."""
+    label = item.executor.label
+    if (gone := _lost_process(item.executor)) is not None:
+        return f"{gone} of {label} has ended; jobs cannot be handed out."
+    longest = getattr(item.provider, "seconds", None)
+    if longest is not None and demand.walltime > longest:
+        return (
+            f"A job asks for {demand.walltime / 60:.0f} minutes (requestWalltime), and a block of {label} "
+            f"lasts {longest / 60:.0f} (walltime)."
+        )
+    return None
+
+
+def _lost_process(executor: Any) -> str | None:
+    """Return the name of a process without which the executor is of no use."""
+    interchange = getattr(executor, "interchange_proc", None)
+    if interchange is not None and interchange.poll() is not None:
+        return "Parsl's interchange"
+    manager = getattr(executor, "submit_process", None)
+    if manager is not None and not manager.is_alive():
+        return "The manager process"
+    return None
+
+
+def _refusal_text(executor: BlockProviderExecutor, refusal: SchedulerError | None) -> str:
+    if refusal is not None:
+        return refusal.message
+    messages = [status.message for status in executor._simulated_status.values() if status.message]
+    return " ".join(messages[-1].split()) if messages else "the batch system did not take it"
+
+
+def _last_words(status: JobStatus) -> str:
+    """Return the last lines of a block's output, for a sentence."""
+    path = status.stderr_path
+    if path is None:
+        return f" ({status.state.name})"
+    try:
+        with open(path, errors="replace") as stream:
+            lines = stream.read()[-4000:].splitlines()[-5:]
+    except OSError:
+        lines = []
+    if lines:
+        return f"; the last lines of {path}:\n  " + "\n  ".join(lines)
+    return f"; see {path}"

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The environment of jobs, as runners read it; standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+__all__ = ["capture_environment", "load_environment", "travels"]
+
+LOCAL_NAMES = (
+    "DISPLAY",
+    "XAUTHORITY",
+    "WAYLAND_DISPLAY",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "KRB5CCNAME",
+    "HOSTNAME",
+    "TMPDIR",
+    "TMP",
+    "TEMP",
+    "TERM",
+    "TERMCAP",
+    "COLUMNS",
+    "LINES",
+    "TMUX",
+    "TMUX_PANE",
+    "STY",
+    "WINDOW",
+    "SHLVL",
+    "PWD",
+    "OLDPWD",
+    "_",
+)
+"""Variables that describe one session on one machine; they do not travel."""
+
+LOCAL_PREFIXES = (
+    "SSH_",
+    "XDG_",
+    "SLURM_",
+    "SLURMD_",
+    "SBATCH_",
+    "SRUN_",
+    "SALLOC_",
+    "PBS_",
+    "LSB_",
+    "LSF_",
+    "SGE_",
+    "OAR_",
+    "COBALT_",
+    "PMI_",
+    "PMIX_",
+    "OMPI_",
+    "CUDA_VISIBLE_",
+)
+"""Beginnings of such names: the login session's and the batch system's."""
+
+
+def travels(name: str) -> bool:
+    """Tell whether a variable may go to another machine or session.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of an environment variable.
+
+    Returns
+    -------
+    travels : `bool`
+        `False` for the names in ``LOCAL_NAMES`` and those that begin with
+        one of ``LOCAL_PREFIXES``.
+    """
+    return name not in LOCAL_NAMES and not name.startswith(LOCAL_PREFIXES)
+
+
+def capture_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that travel.
+
+    Parameters
+    ----------
+    environ : `~collections.abc.Mapping` [`str`, `str`], optional
+        Environment to look at; this process's by default.
+
+    Returns
+    -------
+    environment : `dict` [`str`, `str`]
+        The variables, exported bash functions among them.
+    """
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if travels(name)}
+
+
+def load_environment(path: str) -> tuple[dict[str, str], str]:
+    """Read the file of the environment, which the driver has checked.
+
+    Parameters
+    ----------
+    path : `str`
+        What `~lsst.ctrl.bps.parsl.environment.write_environment` wrote.
+
+    Returns
+    -------
+    environment : `dict` [`str`, `str`]
+        The variables.
+    prefix : `str`
+        Bash commands to run before each command.
+    """
+    with open(path, "rb") as stream:
+        content = json.loads(stream.read().decode("utf-8", "surrogateescape"))
+    return content["environment"], content["prefix"]

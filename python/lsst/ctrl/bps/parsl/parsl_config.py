@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The block ``parsl_config`` of gen3_workflow, in the words of a site section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lsst.ctrl.bps import BpsConfig
+
+from .errors import ConfigurationError
+
+__all__ = ["PARSL_CONFIG", "section_of_parsl_config"]
+
+PARSL_CONFIG = "parsl_config"
+"""Name of the block."""
+
+_SITES = "lsst.ctrl.bps.parsl.sites"
+
+_CLASSES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
+    ("ThreadPool", None): ("ThreadPool", {"max_threads": 1}),
+    ("WorkQueue", "Local"): ("work_queue.LocalSrunWorkQueue", {"nodes_per_block": 1}),
+    ("WorkQueue", "Slurm"): (
+        "SlurmWorkQueue",
+        {"nodes_per_block": 1, "constraint": "knl", "qos": "regular", "walltime": "10:00:00"},
+    ),
+    ("WorkQueue", "PBSPro"): (
+        "work_queue.PBSProWorkQueue",
+        {
+            "nodes_per_block": 1,
+            "qos": "expert",
+            "parallelism": 0.0,
+            "walltime": "10:00:00",
+            "init_blocks": 1,
+            "max_blocks": 32,
+            "cpus_per_node": 1,
+        },
+    ),
+    ("WorkQueue", "LocalPBSPro"): ("work_queue.LocalMpiWorkQueue", {"nodes_per_block": 1}),
+}
+"""Site class and gen3_workflow's defaults by executor and provider."""
+
+_NAMES = {
+    "monitoring": "monitorEnable",
+    "monitoring_interval": "monitorInterval",
+    "cpus_per_node": "cores_per_node",
+}
+"""Names that differ."""
+
+_ELSEWHERE = ("executor", "provider", "log_level", "workflow_name", "checkpoint", "monitoring_hub_port")
+"""Keys that name the class, or that have no meaning here: a run can always be
+resumed, and Parsl's log level is ``parsl.log_level``."""
+
+
+def section_of_parsl_config(config: BpsConfig) -> dict[str, Any]:
+    """Translate the block into a site section.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration with a block ``parsl_config``.
+
+    Returns
+    -------
+    section : `dict`
+        What would stand below ``site.<computeSite>``.
+
+    Raises
+    ------
+    ConfigurationError
+        Raised if it names an executor or a provider that there is not.
+    """
+    block = config[PARSL_CONFIG]
+    block = block.toDict() if isinstance(block, BpsConfig) else block
+    if not isinstance(block, dict):
+        raise ConfigurationError(f"{PARSL_CONFIG}: settings are wanted here, not {block!r}.")
+    executor, provider = str(block.get("executor")), block.get("provider")
+    found = _CLASSES.get((executor, None if executor == "ThreadPool" else provider))
+    if found is None:
+        known = ", ".join(" with ".join(filter(None, key)) for key in _CLASSES)
+        raise ConfigurationError(
+            f"{PARSL_CONFIG}: there is no executor {executor!r} with provider {provider!r}; "
+            f"known are: {known}."
+        )
+    name, defaults = found
+    values = {"retries": 0, "monitorInterval": 60.0, "monitorFilename": "monitoring.db", **defaults}
+    values |= {key: value for key, value in block.items() if key not in _ELSEWHERE and value is not None}
+    return {"class": f"{_SITES}.{name}", **{_NAMES.get(key, key): value for key, value in values.items()}}

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""TaskVine: Work Queue's successor."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lsst.ctrl.bps import BpsConfig
+from parsl.executors.base import ParslExecutor
+from parsl.executors.taskvine import TaskVineExecutor, TaskVineFactoryConfig, TaskVineManagerConfig
+from parsl.providers import LocalProvider
+from parsl.providers.base import ExecutionProvider
+
+from ..errors import ConfigurationError
+from ..paths import SubmitPaths
+from ..setting_types import Words
+from .blocks import BlockSettings, BlockSite
+from .slurm import SlurmSettings, SlurmSite
+from .work_queue import RESOURCES, write_password
+
+if TYPE_CHECKING:
+    from ..job import ParslJob
+
+__all__ = ["LocalTaskVine", "SlurmTaskVine", "SlurmTaskVineSettings", "TaskVine", "TaskVineSettings"]
+
+
+class TaskVineSettings(BlockSettings):
+    """Settings of `TaskVine`."""
+
+    port: int = 0
+    """Port for the workers to connect to; 0 takes one that is free."""
+
+    worker_options: Words = ""
+    """Options of each ``vine_worker``, such as ``--memory=480000`` (MB)."""
+
+
+class TaskVine(BlockSite):
+    """Base class of sites with TaskVine.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+    resource_list : optional
+        As for `SiteConfig`; all there is by default.
+    """
+
+    settings_model = TaskVineSettings
+    settings: TaskVineSettings
+
+    def __init__(self, config: BpsConfig, resource_list: Any = RESOURCES) -> None:
+        super().__init__(config, resource_list)
+
+    def make_executor(self, label: str, provider: ExecutionProvider) -> ParslExecutor:
+        """Make an executor.
+
+        Parameters
+        ----------
+        label : `str`
+            Its label.
+        provider : `parsl.providers.base.ExecutionProvider`
+            Where its workers come from.
+
+        Returns
+        -------
+        executor : `parsl.executors.TaskVineExecutor`
+            The executor.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised if TaskVine is not installed.
+        """
+        settings = self.settings
+        try:
+            import_module("ndcctools.taskvine")
+        except ImportError:
+            raise ConfigurationError(
+                "TaskVine is not installed. With conda: conda install -c conda-forge ndcctools. Debian has "
+                "no package of it; use the site class lsst.ctrl.bps.parsl.sites.SlurmWorkQueue there."
+            ) from None
+        manager = TaskVineManagerConfig(
+            port=settings.port,
+            address=self.get_address(),
+            project_password_file=str(SubmitPaths(self.config["submitPath"]).password),
+        )
+        arguments = {
+            "label": label,
+            "provider": provider,
+            "manager_config": manager,
+            "factory_config": TaskVineFactoryConfig(worker_options=settings.worker_options),
+            "worker_launch_method": "provider",
+            **settings.executor_options,
+        }
+        return self.build("executor_options", TaskVineExecutor, arguments)
+
+    def write_secrets(self, paths: SubmitPaths) -> None:
+        """Write the workers' password.
+
+        Parameters
+        ----------
+        paths : `SubmitPaths`
+            Where to.
+        """
+        write_password(paths)
+
+    def select_executor(self, job: ParslJob) -> str:
+        """Return the label of the one executor.
+
+        Parameters
+        ----------
+        job : `ParslJob`
+            The job.
+
+        Returns
+        -------
+        label : `str`
+            The label.
+        """
+        return "task_vine"
+
+
+class LocalTaskVine(TaskVine):
+    """Runs the jobs on a TaskVine worker on this machine."""
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return one executor.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.TaskVineExecutor`]
+            The executor.
+        """
+        settings = self.settings
+        arguments = {
+            "worker_init": self.block_init(settings.worker_init, settings.walltime),
+            "cmd_timeout": settings.cmd_timeout,
+            **self.block_limits(settings, os.cpu_count()),
+            **settings.provider_options,
+        }
+        provider = self.build("provider_options", LocalProvider, arguments)
+        return [self.make_executor("task_vine", provider)]
+
+
+class SlurmTaskVineSettings(SlurmSettings, TaskVineSettings):
+    """Settings of `SlurmTaskVine`."""
+
+
+class SlurmTaskVine(TaskVine, SlurmSite):
+    """Runs the jobs on TaskVine's workers in blocks of a Slurm cluster."""
+
+    settings_model = SlurmTaskVineSettings
+    settings: SlurmTaskVineSettings
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return one executor.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.TaskVineExecutor`]
+            The executor.
+        """
+        provider = self.make_provider("task_vine", self.settings)
+        return [self.make_executor("task_vine", provider)]

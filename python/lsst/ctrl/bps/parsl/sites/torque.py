@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Clusters that are run by Torque, PBS Professional or LSF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from parsl.executors import HighThroughputExecutor
+from parsl.executors.base import ParslExecutor
+from parsl.launchers import JsrunLauncher, MpiExecLauncher, SingleNodeLauncher
+
+from ..paths import SubmitPaths
+from ..setting_types import Count, Gigabytes, Word, clock_time
+from .blocks import BlockSettings, BlockSite
+from .queue_providers import LSFBlocks, PBSProBlocks, TorqueBlocks
+
+if TYPE_CHECKING:
+    from ..job import ParslJob
+
+__all__ = ["LSF", "LSFSettings", "PBSPro", "PBSProSettings", "Torque", "TorqueSettings"]
+
+
+class QueueSettings(BlockSettings):
+    """Settings of batch systems other than Slurm."""
+
+    queue: Word | None = None
+    """Queue to submit to."""
+
+    account: Word | None = None
+    """Account to charge."""
+
+    nodes: Count | None = None
+    """Number of nodes of a block."""
+
+    mem_per_node: Gigabytes | None = None
+    """Memory of a node that the workers may use: a number of GB, or one with
+    a unit. The batch system is not told; see ``scheduler_options``."""
+
+    mem_per_worker: Gigabytes | None = None
+    """Memory for each worker, which runs one job at a time: a number of GB,
+    or one with a unit."""
+
+
+class QueueSite(BlockSite):
+    """Base class of sites with batch systems other than Slurm."""
+
+    settings_model = QueueSettings
+    settings: QueueSettings
+
+    label = "queue"
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return one executor.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.HighThroughputExecutor`]
+            The executor.
+        """
+        return [self.make_executor(self.label)]
+
+    def select_executor(self, job: ParslJob) -> str:
+        """Return the label of the one executor.
+
+        Parameters
+        ----------
+        job : `ParslJob`
+            The job.
+
+        Returns
+        -------
+        label : `str`
+            The label.
+        """
+        return self.label
+
+    def get_capacity(self) -> dict[str, float | None]:
+        """Return what the settings say of a node.
+
+        Returns
+        -------
+        capacity : `dict` [`str`, `float`]
+            As for `SiteConfig.get_capacity`.
+        """
+        memory = self.settings.mem_per_node
+        return {"cpus": self.cores(self.settings), "memory": memory and 1024 * memory}
+
+    def make_executor(self, label: str, **defaults: Any) -> HighThroughputExecutor:
+        """Make an executor whose blocks are jobs of the batch system.
+
+        Parameters
+        ----------
+        label : `str`
+            Its label.
+        **defaults : optional
+            Defaults for the site's settings, by their names.
+
+        Returns
+        -------
+        executor : `parsl.executors.HighThroughputExecutor`
+            The executor.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised if ``nodes`` or ``walltime`` is neither set nor given.
+        """
+        settings = self.with_defaults(**defaults)
+        self.require(settings, "nodes", "walltime")
+        cores = self.cores(settings)
+        init = self.block_init(settings.worker_init, settings.walltime)
+        arguments = {
+            "record": SubmitPaths(self.config["submitPath"]).pilots,
+            "seconds": settings.walltime,
+            "nodes_per_block": settings.nodes,
+            "walltime": clock_time(settings.walltime),
+            "scheduler_options": settings.scheduler_options,
+            "worker_init": "\n".join([init, *self.sizes(settings)]),
+            "cmd_timeout": settings.cmd_timeout,
+            "launcher": self.launcher(settings),
+            **self.block_limits(settings, cores and cores * settings.nodes),
+            **self.own_options(settings),
+            **settings.provider_options,
+        }
+        provider = self.build(
+            "provider_options", self.provider_class, arguments, self.provider_class.__mro__[2]
+        )
+        # The executor reads these of a provider.
+        provider.cores_per_node = cores
+        provider.mem_per_node = settings.mem_per_node
+        options = {"mem_per_worker": settings.mem_per_worker, **settings.executor_options}
+        return self.make_htex(label, provider, **options)
+
+    def sizes(self, settings: QueueSettings) -> list[str]:
+        """Return bash code that tells the workers the size of a node."""
+        lines = []
+        if (cores := self.cores(settings)) is not None:
+            lines.append(f"export PARSL_CORES={cores}")
+        if settings.mem_per_node is not None:
+            lines.append(f"export PARSL_MEMORY_GB={settings.mem_per_node:g}")
+        return lines
+
+    provider_class: Any = None
+    """Parsl's class of the batch system."""
+
+    def cores(self, settings: Any) -> int | None:
+        """Return the cores of a node that the workers use."""
+        return None
+
+    def launcher(self, settings: Any) -> Any:
+        """Return what starts the workers of a block."""
+        return SingleNodeLauncher() if settings.nodes == 1 else MpiExecLauncher()
+
+    def own_options(self, settings: Any) -> Mapping[str, Any]:
+        """Return arguments that this batch system's provider alone has."""
+        return {}
+
+
+class TorqueSettings(QueueSettings):
+    """Settings of `Torque`."""
+
+    tasks_per_node: Count = 1
+    """Number of workers on each node, each with one job at a time."""
+
+
+class Torque(QueueSite):
+    """Runs the jobs in blocks of nodes of a Torque cluster."""
+
+    settings_model = TorqueSettings
+    settings: TorqueSettings
+    label = "torque"
+    provider_class = TorqueBlocks
+
+    def cores(self, settings: TorqueSettings) -> int | None:
+        """Return the cores of a node that the workers use."""
+        return settings.tasks_per_node
+
+    def own_options(self, settings: TorqueSettings) -> Mapping[str, Any]:
+        """Return arguments that this batch system's provider alone has."""
+        return {"queue": settings.queue, "account": settings.account}
+
+
+class PBSProSettings(QueueSettings):
+    """Settings of `PBSPro`."""
+
+    cores_per_node: Count = 1
+    """Cores of each node to use."""
+
+    select_options: Word | None = None
+    """What else the ``select`` statement has, such as ``ngpus=4``."""
+
+
+class PBSPro(QueueSite):
+    """Runs the jobs in blocks of nodes of a PBS Professional cluster."""
+
+    settings_model = PBSProSettings
+    settings: PBSProSettings
+    label = "pbspro"
+    provider_class = PBSProBlocks
+
+    def cores(self, settings: PBSProSettings) -> int | None:
+        """Return the cores of a node that the workers use."""
+        return settings.cores_per_node
+
+    def own_options(self, settings: PBSProSettings) -> Mapping[str, Any]:
+        """Return arguments that this batch system's provider alone has."""
+        return {
+            "queue": settings.queue,
+            "account": settings.account,
+            "cpus_per_node": settings.cores_per_node,
+            "select_options": f":{settings.select_options}" if settings.select_options else "",
+        }
+
+
+class LSFSettings(QueueSettings):
+    """Settings of `LSF`."""
+
+    cores_per_node: Count | None = None
+    """Cores of each node to use; by default, as many as there are."""
+
+
+class LSF(QueueSite):
+    """Runs the jobs in blocks of nodes of an LSF cluster."""
+
+    settings_model = LSFSettings
+    settings: LSFSettings
+    label = "lsf"
+    provider_class = LSFBlocks
+
+    def cores(self, settings: LSFSettings) -> int | None:
+        """Return the cores of a node that the workers use."""
+        return settings.cores_per_node
+
+    def launcher(self, settings: LSFSettings) -> Any:
+        """Return what starts the workers of a block."""
+        return SingleNodeLauncher() if settings.nodes == 1 else JsrunLauncher()
+
+    def own_options(self, settings: LSFSettings) -> Mapping[str, Any]:
+        """Return arguments that this batch system's provider alone has."""
+        return {
+            "queue": settings.queue,
+            "project": settings.account,
+            "cores_per_node": settings.cores_per_node,
+        }

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Work Queue: each job gets the cores and the memory that it asks for."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from lsst.ctrl.bps import BpsConfig
+from parsl.executors.base import ParslExecutor
+from parsl.launchers import MpiExecLauncher, SingleNodeLauncher
+from parsl.providers import LocalProvider
+from parsl.providers.base import ExecutionProvider
+
+from ..files import PRIVATE, storage_errors, write_atomic
+from ..paths import SubmitPaths
+from ..setting_types import Count, Words
+from .blocks import BlockSettings, BlockSite
+from .slurm import SRUN_OPTIONS, SlurmSettings, SlurmSite
+from .slurm_provider import Srun
+from .work_queue_module import work_queue_executor
+
+if TYPE_CHECKING:
+    from ..job import ParslJob
+
+__all__ = [
+    "LocalMpiWorkQueue",
+    "LocalSrunWorkQueue",
+    "LocalSrunWorkQueueSettings",
+    "SlurmWorkQueue",
+    "SlurmWorkQueueSettings",
+    "WorkQueue",
+    "WorkQueueSettings",
+]
+
+RESOURCES = ("cores", "memory", "disk", "running_time_min", "priority")
+"""What Work Queue is told of each job."""
+
+CONNECT_SECONDS = 60
+"""Time after which a worker without a driver gives up."""
+
+
+class WorkQueueSettings(BlockSettings):
+    """Settings of `WorkQueue`."""
+
+    port: int = 0
+    """Port for the workers to connect to; 0 takes one that is free."""
+
+    worker_options: Words = ""
+    """Options of each ``work_queue_worker``, such as ``--memory=480000``
+    (MB), ``--cores=100``, ``--disk=10000`` (MB)."""
+
+    wq_max_retries: Count = 1
+    """How often Work Queue itself starts a job. What failed is tried again
+    by the plugin, as ``numberOfRetries`` has it."""
+
+    nodes_per_block: Count = 1
+    """Number of nodes of a block, each with one worker."""
+
+
+class WorkQueue(BlockSite):
+    """Base class of sites with Work Queue.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+    resource_list : optional
+        As for `SiteConfig`; all there is by default.
+    """
+
+    settings_model = WorkQueueSettings
+    settings: WorkQueueSettings
+
+    def __init__(self, config: BpsConfig, resource_list: Any = RESOURCES) -> None:
+        super().__init__(config, resource_list)
+
+    def make_executor(
+        self,
+        label: str,
+        provider: ExecutionProvider,
+        *,
+        port: int | None = None,
+        worker_options: str | None = None,
+        wq_max_retries: int | None = None,
+    ) -> ParslExecutor:
+        """Make an executor.
+
+        Parameters
+        ----------
+        label : `str`
+            Its label.
+        provider : `parsl.providers.base.ExecutionProvider`
+            Where its workers come from.
+        port, worker_options, wq_max_retries : optional
+            Defaults for the settings of these names.
+
+        Returns
+        -------
+        executor : `parsl.executors.WorkQueueExecutor`
+            The executor.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised if Work Queue is not installed.
+        """
+        settings = self.with_defaults(port=port, worker_options=worker_options, wq_max_retries=wq_max_retries)
+        arguments: dict[str, Any] = {
+            "label": label,
+            "provider": provider,
+            "port": settings.port,
+            "worker_options": self.worker_options(settings),
+            "max_retries": settings.wq_max_retries,
+            "shared_fs": True,
+            "autolabel": False,
+            **settings.executor_options,
+        }
+        if address := self.get_address():
+            arguments.setdefault("address", address)
+        executor: Any = self.build("executor_options", work_queue_executor(), arguments)
+        # Its constructor wants to see the file, which prepare writes later.
+        executor.project_password_file = str(SubmitPaths(self.config["submitPath"]).password)
+        # Workers run Python as this process does, whatever is on their PATH.
+        executor.launch_cmd = executor.launch_cmd.replace("python3", shlex.quote(sys.executable), 1)
+        made: ParslExecutor = executor
+        return made
+
+    def write_secrets(self, paths: SubmitPaths) -> None:
+        """Write the workers' password.
+
+        Parameters
+        ----------
+        paths : `SubmitPaths`
+            Where to.
+        """
+        write_password(paths)
+
+    def worker_options(self, settings: WorkQueueSettings) -> str:
+        """Return the options of the workers.
+
+        Parameters
+        ----------
+        settings : `WorkQueueSettings`
+            The settings.
+
+        Returns
+        -------
+        options : `str`
+            The setting ``worker_options``, after the time without work in
+            which a worker ends, and the time that it has.
+        """
+        idle = self.idle_seconds(settings)
+        options = [f"--idle-timeout={idle}", f"--connect-timeout={CONNECT_SECONDS}"]
+        if settings.walltime is not None:
+            options.append(f"--wall-time={settings.walltime}")
+        return " ".join([*options, settings.worker_options]).strip()
+
+    def idle_seconds(self, settings: WorkQueueSettings) -> int:
+        """Return the time without work after which a worker ends.
+
+        Parameters
+        ----------
+        settings : `WorkQueueSettings`
+            The settings.
+
+        Returns
+        -------
+        seconds : `int`
+            The time in seconds.
+        """
+        return max(1, round(settings.idle_time))
+
+    def select_executor(self, job: ParslJob) -> str:
+        """Return the label of the one executor.
+
+        Parameters
+        ----------
+        job : `ParslJob`
+            The job.
+
+        Returns
+        -------
+        label : `str`
+            The label.
+        """
+        return "work_queue"
+
+
+class LocalSrunWorkQueueSettings(WorkQueueSettings):
+    """Settings of `LocalSrunWorkQueue`."""
+
+    srun_options: Words = SRUN_OPTIONS
+    """Options of the ``srun`` that starts the workers on several nodes."""
+
+
+class LocalSrunWorkQueue(WorkQueue):
+    """Runs the jobs inside the Slurm allocation that ``bps`` runs in."""
+
+    settings_model = LocalSrunWorkQueueSettings
+    settings: LocalSrunWorkQueueSettings
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return one executor.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.WorkQueueExecutor`]
+            The executor.
+        """
+        return [self.make_executor("work_queue", self.make_provider())]
+
+    def make_provider(self) -> LocalProvider:
+        """Make what starts the workers.
+
+        Returns
+        -------
+        provider : `parsl.providers.LocalProvider`
+            The provider.
+        """
+        settings = self.settings
+        several = settings.nodes_per_block > 1
+        arguments = {
+            "nodes_per_block": settings.nodes_per_block,
+            "worker_init": self.block_init(settings.worker_init, settings.walltime),
+            "cmd_timeout": settings.cmd_timeout,
+            "launcher": self.make_launcher() if several else SingleNodeLauncher(),
+            **self.block_limits(settings, None),
+            **settings.provider_options,
+        }
+        return self.build("provider_options", LocalProvider, arguments)
+
+    def idle_seconds(self, settings: WorkQueueSettings) -> int:
+        """Return more than any run takes: the allocation is there anyway.
+
+        Parameters
+        ----------
+        settings : `WorkQueueSettings`
+            The settings.
+
+        Returns
+        -------
+        seconds : `int`
+            The time in seconds.
+        """
+        return 100 * 86400
+
+    def make_launcher(self) -> Any:
+        """Make what starts a worker on each of several nodes.
+
+        Returns
+        -------
+        launcher : `parsl.launchers.base.Launcher`
+            The launcher.
+        """
+        return Srun(overrides=self.settings.srun_options)
+
+
+class LocalMpiWorkQueue(LocalSrunWorkQueue):
+    """Runs the jobs inside a PBS allocation (gen3_workflow's LocalPBSPro)."""
+
+    def make_launcher(self) -> Any:
+        """Make what starts a worker on each of several nodes.
+
+        Returns
+        -------
+        launcher : `parsl.launchers.MpiExecLauncher`
+            The launcher.
+        """
+        return MpiExecLauncher(bind_cmd="--cpu-bind", overrides="--depth=64 --ppn 1")
+
+
+class SlurmWorkQueueSettings(SlurmSettings, WorkQueueSettings):
+    """Settings of `SlurmWorkQueue`."""
+
+
+class SlurmWorkQueue(WorkQueue, SlurmSite):
+    """Runs the jobs on Work Queue's workers in blocks of a Slurm cluster."""
+
+    settings_model = SlurmWorkQueueSettings
+    settings: SlurmWorkQueueSettings
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return one executor.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.WorkQueueExecutor`]
+            The executor.
+        """
+        settings = self.settings
+        if settings.nodes is None:
+            settings = settings.model_copy(update={"nodes": settings.nodes_per_block})
+        provider = self.make_provider("work_queue", settings)
+        return [self.make_executor("work_queue", provider)]
+
+    def worker_options(self, settings: WorkQueueSettings) -> str:
+        """Return the options of the workers.
+
+        Parameters
+        ----------
+        settings : `WorkQueueSettings`
+            The settings.
+
+        Returns
+        -------
+        options : `str`
+            Those of `WorkQueue`, and the size of a node as it was asked for.
+        """
+        sizes = []
+        if self.settings.cores_per_node is not None:
+            sizes.append(f"--cores={self.settings.cores_per_node}")
+        if self.settings.mem_per_node is not None:
+            sizes.append(f"--memory={int(1024 * self.settings.mem_per_node)}")
+        return " ".join([*sizes, super().worker_options(settings)])
+
+
+def write_password(paths: SubmitPaths) -> None:
+    """Write a password that only this run's workers know.
+
+    Parameters
+    ----------
+    paths : `SubmitPaths`
+        Where to.
+    """
+    password = secrets.token_hex(32).encode()
+    with (
+        storage_errors(paths.password, "write the workers' password"),
+        write_atomic(paths.password, PRIVATE) as stream,
+    ):
+        stream.write(password)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What tests do to the cluster: stop its daemons, take nodes away, look at jobs.
+
+The cluster is the one that ``SLURM_CONF`` names; without that, the one in
+``CLUSTER_DIR``, or in ``.cluster`` in the checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+NODES = ("n1", "n2", "n3", "n4")
+
+# Seconds that a daemon gets to start or to end.
+PATIENCE = 30.0
+
+
+class Job(NamedTuple):
+    """A job as ``squeue`` shows it."""
+
+    id: str
+    state: str
+    name: str
+    comment: str
+
+
+def cluster_directory() -> Path:
+    """Find the directory of the cluster, which need not be there.
+
+    Returns
+    -------
+    directory : `pathlib.Path`
+        Its absolute path.
+    """
+    if named := os.environ.get("SLURM_CONF"):
+        return Path(named).resolve().parent
+    default = Path(__file__).resolve().parents[2] / ".cluster"
+    return Path(os.environ.get("CLUSTER_DIR") or default).resolve()
+
+
+def configuration() -> str:
+    """Find what ``SLURM_CONF`` has to be.
+
+    Returns
+    -------
+    path : `str`
+        Path of ``slurm.conf``, spelled as the daemons got it.
+    """
+    if named := os.environ.get("SLURM_CONF"):
+        return named
+    line = (cluster_directory() / "env.sh").read_text()
+    return line.strip().partition("SLURM_CONF=")[2]
+
+
+def is_up() -> bool:
+    """Tell whether all daemons of the cluster run.
+
+    Returns
+    -------
+    up : `bool`
+        `False` too if there is no cluster.
+    """
+    return all(_pid(name) is not None for name in ("munged", "slurmctld", *NODES))
+
+
+def stop_controller() -> None:
+    """End ``slurmctld``; jobs go on."""
+    _stop("slurmctld")
+
+
+def start_controller() -> None:
+    """Start ``slurmctld`` with the state it had, and wait until it answers."""
+    _start("slurmctld", ["slurmctld"])
+    _wait("the controller does not answer", lambda: "is UP" in _slurm("scontrol", "ping", check=False))
+
+
+def stop_node(name: str) -> None:
+    """End the ``slurmd`` of a node; what runs there goes on.
+
+    Slurm finds out after ``SlurmdTimeout`` (15 s) and more.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of the node.
+    """
+    _stop(name)
+
+
+def start_node(name: str) -> None:
+    """Start the ``slurmd`` of a node, and wait until Slurm sees it.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of the node.
+    """
+    _start(name, ["slurmd", "-N", name])
+    # Slurm puts a * after the state of a node that does not answer.
+    _wait(f"node {name} does not come back", lambda: not node_state(name).endswith("*"))
+
+
+def node_state(name: str) -> str:
+    """Ask for the state of a node.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of the node.
+
+    Returns
+    -------
+    state : `str`
+        The state as ``sinfo`` shows it: ``idle``, ``mixed``, ``down*``.
+    """
+    return _slurm("sinfo", "-h", "-N", "-p", "main", "-n", name, "-o", "%T").strip()
+
+
+def set_node(name: str, state: Literal["DOWN", "RESUME"]) -> None:
+    """Take a node away, which ends the jobs there, or give it back.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of the node.
+    state : `str`
+        ``DOWN``, or ``RESUME`` (nothing happens if the node is not away).
+    """
+    if state == "RESUME" and not node_state(name).startswith(("down", "drain")):
+        return
+    reason = ["Reason=test"] if state == "DOWN" else []
+    _slurm("scontrol", "update", f"NodeName={name}", f"State={state}", *reason)
+
+
+def jobs(ended: bool = False) -> list[Job]:
+    """List the jobs.
+
+    Parameters
+    ----------
+    ended : `bool`, optional
+        Whether to list ended ones too that Slurm has not forgotten yet.
+
+    Returns
+    -------
+    jobs : `list` [`Job`]
+        In the order of their submission.
+    """
+    every = ["--states=all"] if ended else []
+    found = []
+    # The comment comes last, as it may have any character.
+    for line in _slurm("squeue", "-h", "-a", "--sort=i", *every, "-o", "%i|%T|%j|%k").splitlines():
+        identifier, state, name, comment = line.split("|", 3)
+        found.append(Job(identifier, state, name, "" if comment == "(null)" else comment))
+    return found
+
+
+def cancel(identifier: str) -> None:
+    """Cancel a job.
+
+    Parameters
+    ----------
+    identifier : `str`
+        Its id.
+    """
+    _slurm("scancel", identifier)
+
+
+def wait_until_empty(timeout: float = 60.0) -> None:
+    """Wait until no job is pending, running or completing.
+
+    Parameters
+    ----------
+    timeout : `float`, optional
+        Seconds to wait at most.
+
+    Raises
+    ------
+    TimeoutError
+        If there still are jobs.
+    """
+    _wait("there still are jobs", lambda: not jobs(), timeout)
+
+
+def _slurm(*command: str, check: bool = True) -> str:
+    """Run a command of Slurm's and return what it prints."""
+    environment = os.environ | {"SLURM_CONF": configuration()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    if check and done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def _pid(name: str) -> int | None:
+    """Return the process of a daemon if it runs."""
+    directory = cluster_directory()
+    try:
+        pid = int((directory / "run" / f"{name}.pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        mark = os.path.dirname(configuration())
+    except (OSError, ValueError):
+        return None
+    # It may be another's by now, or have ended without anybody waiting for it.
+    return pid if os.fsencode(mark) in command else None
+
+
+def _stop(name: str) -> None:
+    """End a daemon, if it runs."""
+    if (pid := _pid(name)) is not None:
+        os.kill(pid, signal.SIGTERM)
+        _wait(f"{name} does not end", lambda: _pid(name) is None)
+
+
+def _start(name: str, command: list[str]) -> None:
+    """Start a daemon, if it does not run."""
+    if _pid(name) is not None:
+        return
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    # As in up.sh: nothing of the caller's, and SLURM_CONF last. The daemon goes
+    # into the background by itself; its log is a file.
+    conf = configuration()
+    with (cluster_directory() / "log" / "start").open("ab") as log:
+        subprocess.run(
+            ["/usr/bin/env", "-i", f"PATH={path}", f"SLURM_CONF={conf}", *command, "-f", conf],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=True,
+            timeout=PATIENCE,
+        )
+    _wait(f"{name} does not start", lambda: _pid(name) is not None)
+
+
+def _wait(complaint: str, condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
+    """Wait for something to be so."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{complaint} after {timeout:g} s")
+        time.sleep(0.1)
