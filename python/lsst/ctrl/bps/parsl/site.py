@@ -243,7 +243,6 @@ class SiteConfig(ABC):
 
         return MonitoringHub(
             workflow_name=get_workflow_name(self.config),
-            hub_address="127.0.0.1",
             resource_monitoring_interval=self.settings.monitorInterval,
             logging_endpoint=f"sqlite:///{self._in_submit_path(self.settings.monitorFilename)}",
         )

@@ -94,6 +94,7 @@ class ParslBackend:
         self._pilots: Pilots | None = None
         self._setups: dict[str | None, dict[str, Any]] = {}
         self._here: set[str | None] = {None}
+        self._monitored = False
         self._submitted = 0
         self._lock = threading.Lock()
         self._flying: dict[int, Task] = {}
@@ -114,6 +115,7 @@ class ParslBackend:
         executors = [*config.executors, *others]
         _switch_off(config)
         make_directory(os.path.abspath(config.run_dir))
+        self._monitored = config.monitoring is not None
         self._log = ParslLog(os.path.join(config.run_dir, "parsl.log"), parsl_log_level(self._sites.config))
         self._prepare_executors(executors)
         self._pilots = Pilots(executors, self._demand, self._idle_seconds, self._fail)
@@ -174,6 +176,8 @@ class ParslBackend:
             here = task.executor in self._here
             function = function_here(task.label) if here else function_on_worker(task.label)
             keywords: dict[str, Any] = {}
+            if self._monitored:
+                keywords.update(stdout=task.spec["stdout"], stderr=task.spec["stderr"])
             if task.resources:
                 keywords["parsl_resource_specification"] = task.resources
             future = self._kernel.submit(

@@ -22,7 +22,7 @@ from ..paths import SubmitPaths
 
 __all__ = ["Function", "function_here", "function_on_worker", "node_package", "tied_command"]
 
-Function = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+Function = Callable[..., dict[str, Any]]
 
 
 def node_package() -> str:
@@ -90,7 +90,7 @@ def tied_command(paths: SubmitPaths, command: Sequence[str]) -> list[str]:
     return [*python, str(os.getpid()), str(paths.submit_path), found, *arguments]
 
 
-def _run_on_worker(setup: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+def _run_on_worker(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[str, Any]:
     import importlib.util
     import sys
 

@@ -247,7 +247,7 @@ def kill_jobs(submit_path: str, grace: float, upto: int) -> None:
         client.kill(grace, upto)
 
 
-def run_job(setup: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[str, Any]:
     """Run a job; the function that Parsl is given.
 
     Parameters
@@ -256,6 +256,8 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         As for `RunnerClient`.
     spec : `dict`
         As for `RunnerClient.run`.
+    **parsl : `~typing.Any`
+        What Parsl is told about the task, and passes on.
 
     Returns
     -------
