@@ -59,7 +59,12 @@ def export_environment(environ: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines)
 
 
-def write_environment(path: Path, environment: Mapping[str, str], prefix: str = "") -> None:
+def write_environment(
+    path: Path,
+    environment: Mapping[str, str],
+    prefix: str = "",
+    prefixes: Mapping[str, str] | None = None,
+) -> None:
     """Write what jobs get into a file that only its owner can read.
 
     Parameters
@@ -70,8 +75,15 @@ def write_environment(path: Path, environment: Mapping[str, str], prefix: str = 
         The variables.
     prefix : `str`, optional
         Bash commands to run before each command.
+    prefixes : `~collections.abc.Mapping` [`str`, `str`], optional
+        The same for the jobs of certain sites, by the names of the sites.
     """
-    content = {"format": _FORMAT, "environment": dict(environment), "prefix": prefix}
+    content = {
+        "format": _FORMAT,
+        "environment": dict(environment),
+        "prefix": prefix,
+        "prefixes": dict(prefixes or {}),
+    }
     with storage_errors(path, "write the environment of the jobs"), write_atomic(path, PRIVATE) as stream:
         stream.write(json.dumps(content, indent=1).encode("utf-8", "surrogateescape"))
 

@@ -21,21 +21,21 @@ _CLASSES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
     ("WorkQueue", "Local"): ("work_queue.LocalSrunWorkQueue", {"nodes_per_block": 1}),
     ("WorkQueue", "Slurm"): (
         "SlurmWorkQueue",
-        {"nodes_per_block": 1, "constraint": "knl", "qos": "regular", "walltime": "10:00:00"},
+        {"nodes": 1, "constraint": "knl", "qos": "regular", "walltime": "10:00:00"},
     ),
     ("WorkQueue", "PBSPro"): (
-        "work_queue.PBSProWorkQueue",
+        "PBSProWorkQueue",
         {
-            "nodes_per_block": 1,
-            "qos": "expert",
+            "nodes": 1,
+            "queue": "expert",
             "parallelism": 0.0,
             "walltime": "10:00:00",
             "init_blocks": 1,
             "max_blocks": 32,
-            "cpus_per_node": 1,
+            "cores_per_node": 1,
         },
     ),
-    ("WorkQueue", "LocalPBSPro"): ("work_queue.LocalMpiWorkQueue", {"nodes_per_block": 1}),
+    ("WorkQueue", "LocalPBSPro"): ("LocalMpiWorkQueue", {"nodes_per_block": 1}),
 }
 """Site class and gen3_workflow's defaults by executor and provider."""
 
@@ -44,11 +44,27 @@ _NAMES = {
     "monitoring_interval": "monitorInterval",
     "cpus_per_node": "cores_per_node",
 }
-"""Names that differ."""
+"""Keys that have another name in a site section."""
 
-_ELSEWHERE = ("executor", "provider", "log_level", "workflow_name", "checkpoint", "monitoring_hub_port")
-"""Keys that name the class, or that have no meaning here: a run can always be
-resumed, and Parsl's log level is ``parsl.log_level``."""
+_PROVIDER_NAMES = {
+    "Slurm": {"nodes_per_block": "nodes"},
+    "PBSPro": {"nodes_per_block": "nodes", "qos": "queue"},
+}
+"""Those for one provider alone."""
+
+_ELSEWHERE = (
+    "executor",
+    "provider",
+    "log_level",
+    "workflow_name",
+    "checkpoint",
+    "monitoring_hub_port",
+    "time_min",
+    "coprocess",
+)
+"""Keys that name the class, that are read by themselves, or that have no
+meaning here: a run can always be resumed, and Parsl's log level is
+``parsl.log_level``."""
 
 
 def section_of_parsl_config(config: BpsConfig) -> dict[str, Any]:
@@ -82,6 +98,19 @@ def section_of_parsl_config(config: BpsConfig) -> dict[str, Any]:
             f"known are: {known}."
         )
     name, defaults = found
-    values = {"retries": 0, "monitorInterval": 60.0, "monitorFilename": "monitoring.db", **defaults}
-    values |= {key: value for key, value in block.items() if key not in _ELSEWHERE and value is not None}
-    return {"class": f"{_SITES}.{name}", **{_NAMES.get(key, key): value for key, value in values.items()}}
+    names: dict[str, str] = {**_NAMES, **_PROVIDER_NAMES.get(str(provider), {})}
+    section: dict[str, Any] = {
+        "class": f"{_SITES}.{name}",
+        "retries": 0,
+        "monitorInterval": 60.0,
+        "monitorFilename": "monitoring.db",
+        **defaults,
+    }
+    for key, value in block.items():
+        if key not in _ELSEWHERE and value is not None:
+            section[names.get(str(key), str(key))] = value
+    if block.get("time_min"):
+        section["scheduler_options"] = f"#SBATCH --time-min={block['time_min']}"
+    if block.get("coprocess"):
+        section["executor_options"] = {"coprocess": True}
+    return section

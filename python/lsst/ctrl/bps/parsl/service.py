@@ -24,6 +24,15 @@ __all__ = ["ParslService"]
 
 _LOG = logging.getLogger(__name__)
 
+FACILITIES = {
+    "s3df": "slac.S3df",
+    "perlmutter": "nersc.Perlmutter",
+    "tiger": "princeton.Tiger",
+    "ccin2p3": "ccin2p3.Ccin2p3",
+    "csd3": "csd3.Csd3",
+}
+"""Values of ``computeSite`` that need no section in the user's YAML."""
+
 _SECONDS_PER_DAY = 86400.0
 
 
@@ -50,7 +59,8 @@ class ParslService(BaseWmsService):
         """
         set_command_directories()
         cpus = len(os.sched_getaffinity(0))
-        return Config({"finalJob": {"requestCpus": min(16, cpus)}})
+        sites = {name: {"class": f"lsst.ctrl.bps.parsl.sites.{where}"} for name, where in FACILITIES.items()}
+        return Config({"finalJob": {"requestCpus": min(16, cpus)}, "site": sites})
 
     def run_submission_checks(self) -> None:
         """Check the configuration before anything is made.
@@ -63,6 +73,7 @@ class ParslService(BaseWmsService):
         complaints = [*_config_complaints(self.config), *_submit_path_complaints(self.config)]
         if complaints:
             raise ConfigurationError(complaints)
+        _say_what_is_understood(self.config)
 
     def prepare(
         self, config: BpsConfig, generic_workflow: GenericWorkflow, out_prefix: str | None = None
@@ -329,6 +340,17 @@ def _config_complaints(config: BpsConfig) -> list[str]:
     except ConfigurationError as exc:
         complaints.extend(exc.complaints)
     return complaints
+
+
+def _say_what_is_understood(config: BpsConfig) -> None:
+    from .site import SiteConfig
+    from .sites.foreign_keys import foreign_keys
+
+    site = SiteConfig.from_config(config)
+    for warning in foreign_keys(site):
+        _LOG.warning("%s", warning)
+    for remark in site.remarks():
+        _LOG.info("%s", remark)
 
 
 def _submit_path_complaints(config: BpsConfig) -> list[str]:

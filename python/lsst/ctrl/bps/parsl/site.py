@@ -264,6 +264,16 @@ class SiteConfig(ABC):
             initialize_logging=False,
         )
 
+    def remarks(self) -> list[str]:
+        """Say how settings were understood that people often get wrong.
+
+        Returns
+        -------
+        remarks : `list` [`str`]
+            Sentences; none by default.
+        """
+        return []
+
     def check(self) -> None:
         """Make the executors, to see whether they can be made.
 
@@ -320,7 +330,7 @@ def site_name(config: BpsConfig) -> str | None:
     """
     name = _text(config, "computeSite", "computeSite") or ""
     sites = config.get(".site", {}) or {}
-    if PARSL_CONFIG in config and name not in sites:
+    if PARSL_CONFIG in config and not (name and name in sites):
         return None
     return name
 

@@ -57,7 +57,9 @@ class _Node:
     final: bool
 
 
-def translate(config: BpsConfig, workflow: GenericWorkflow, site: SiteConfig, path: Any) -> None:
+def translate(
+    config: BpsConfig, workflow: GenericWorkflow, site: SiteConfig, path: Any
+) -> dict[str, SiteConfig]:
     """Write the plan of a workflow.
 
     Parameters
@@ -70,6 +72,11 @@ def translate(config: BpsConfig, workflow: GenericWorkflow, site: SiteConfig, pa
         Where the jobs will run.
     path : `pathlib.Path`
         File of the plan.
+
+    Returns
+    -------
+    sites : `dict` [`str`, `SiteConfig`]
+        ``site``, and the sites that jobs name, by their names.
 
     Raises
     ------
@@ -95,6 +102,7 @@ def translate(config: BpsConfig, workflow: GenericWorkflow, site: SiteConfig, pa
         "files": shared,
     }
     write_plan(path, header, _plan_lines(nodes, order, shared))
+    return sites
 
 
 def _joined(complaints: list[str]) -> str:

@@ -180,10 +180,12 @@ class ParslWorkflow(BaseWmsWorkflow):
         with storage_errors(paths.directory, "make the run's directories"):
             paths.create()
         write_config(paths.config, self.config)
-        write_environment(paths.environment, capture_environment(), site.get_command_prefix())
+        sites = translate(self.config, self._generic, site, paths.plan)
+        prefixes = {name: one.get_command_prefix() for name, one in sites.items()}
+        write_environment(paths.environment, capture_environment(), site.get_command_prefix(), prefixes)
         write_environment_script(paths.environment_script)
-        translate(self.config, self._generic, site, paths.plan)
-        site.write_secrets(paths)
+        for one in sites.values():
+            one.write_secrets(paths)
         # BPS's view of the workflow is large, and the plan has it all.
         self._generic = None
         register_run(self.name, paths.submit_path)

@@ -62,7 +62,7 @@ class RunnerClient:
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
         self._marks = {RUN_VARIABLE: setup["submit_path"], RUNNER_VARIABLE: secrets.token_hex(8)}
         self._closing = False
-        self._exported, self._prefix = load_environment(setup["environment"])
+        self._exported, self._prefix = load_environment(setup["environment"], setup["site"])
         ours, theirs = socket.socketpair()
         self._socket = ours
         with theirs:

@@ -90,13 +90,15 @@ def capture_environment(environ: Mapping[str, str] | None = None) -> dict[str, s
     return {name: value for name, value in environ.items() if travels(name)}
 
 
-def load_environment(path: str) -> tuple[dict[str, str], str]:
+def load_environment(path: str, site: str = "") -> tuple[dict[str, str], str]:
     """Read the file of the environment, which the driver has checked.
 
     Parameters
     ----------
     path : `str`
         What `~lsst.ctrl.bps.parsl.environment.write_environment` wrote.
+    site : `str`, optional
+        Name of the site of the jobs.
 
     Returns
     -------
@@ -107,4 +109,4 @@ def load_environment(path: str) -> tuple[dict[str, str], str]:
     """
     with open(path, "rb") as stream:
         content = json.loads(stream.read().decode("utf-8", "surrogateescape"))
-    return content["environment"], content["prefix"]
+    return content["environment"], content.get("prefixes", {}).get(site, content["prefix"])

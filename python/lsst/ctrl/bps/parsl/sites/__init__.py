@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from .csd3 import Csd3
     from .local import Local
     from .nersc import CoriKnl, Perlmutter
+    from .pbs_work_queue import LocalMpiWorkQueue, PBSProWorkQueue
     from .princeton import Tiger
     from .slac import S3df, Sdf
     from .slurm import Slurm, TripleSlurm
     from .task_vine import LocalTaskVine, SlurmTaskVine
     from .thread_pool import ThreadPool
     from .torque import LSF, PBSPro, Torque
-    from .work_queue import LocalMpiWorkQueue, LocalSrunWorkQueue, SlurmWorkQueue, WorkQueue
+    from .work_queue import LocalSrunWorkQueue, SlurmWorkQueue, WorkQueue
 
 _MODULES = {
     "LSF": "torque",
@@ -27,10 +28,11 @@ _MODULES = {
     "CoriKnl": "nersc",
     "Csd3": "csd3",
     "Local": "local",
-    "LocalMpiWorkQueue": "work_queue",
+    "LocalMpiWorkQueue": "pbs_work_queue",
     "LocalSrunWorkQueue": "work_queue",
     "LocalTaskVine": "task_vine",
     "PBSPro": "torque",
+    "PBSProWorkQueue": "pbs_work_queue",
     "Perlmutter": "nersc",
     "S3df": "slac",
     "Sdf": "slac",
@@ -54,6 +56,7 @@ __all__ = [
     "LocalSrunWorkQueue",
     "LocalTaskVine",
     "PBSPro",
+    "PBSProWorkQueue",
     "Perlmutter",
     "S3df",
     "Sdf",

@@ -18,7 +18,7 @@ from parsl.providers.base import ExecutionProvider
 from ..errors import ConfigurationError
 from ..node.client import PILOT_END
 from ..paths import SubmitPaths
-from ..setting_types import Count, Fraction, Lines, Options, Seconds, Walltime, Whole
+from ..setting_types import Count, Fraction, Lines, Options, Seconds, Walltime, Whole, clock_time
 from ..settings import SiteSettings, read_settings
 from ..site import SiteConfig
 
@@ -116,6 +116,20 @@ class BlockSite(SiteConfig):
             elif name not in self.settings.model_fields_set:
                 update[name] = default
         return self.settings.model_copy(update=update)
+
+    def remarks(self) -> list[str]:
+        """Say how walltimes were understood.
+
+        Returns
+        -------
+        remarks : `list` [`str`]
+            A sentence for each that is set.
+        """
+        names = [name for name in self.settings.model_fields_set if name.endswith("walltime")]
+        return [
+            f"{self.where}.{name} is {clock_time(getattr(self.settings, name))} (hours:minutes:seconds)."
+            for name in sorted(names)
+        ]
 
     def require(self, settings: BlockSettings, *names: str) -> None:
         """Complain of settings that are missing.

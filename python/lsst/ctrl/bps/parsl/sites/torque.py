@@ -107,6 +107,27 @@ class QueueSite(BlockSite):
             Raised if ``nodes`` or ``walltime`` is neither set nor given.
         """
         settings = self.with_defaults(**defaults)
+        options = {"mem_per_worker": settings.mem_per_worker, **settings.executor_options}
+        return self.make_htex(label, self.make_provider(settings), **options)
+
+    def make_provider(self, settings: Any) -> Any:
+        """Make what asks the batch system for blocks.
+
+        Parameters
+        ----------
+        settings : `QueueSettings`
+            The settings, with the executor's defaults.
+
+        Returns
+        -------
+        provider : `parsl.providers.cluster_provider.ClusterProvider`
+            The provider.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised if ``nodes`` or ``walltime`` is missing.
+        """
         self.require(settings, "nodes", "walltime")
         cores = self.cores(settings)
         init = self.block_init(settings.worker_init, settings.walltime)
@@ -129,8 +150,7 @@ class QueueSite(BlockSite):
         # The executor reads these of a provider.
         provider.cores_per_node = cores
         provider.mem_per_node = settings.mem_per_node
-        options = {"mem_per_worker": settings.mem_per_worker, **settings.executor_options}
-        return self.make_htex(label, provider, **options)
+        return provider
 
     def sizes(self, settings: QueueSettings) -> list[str]:
         """Return bash code that tells the workers the size of a node."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsst.ctrl.bps import BpsConfig
 from parsl.executors.base import ParslExecutor
-from parsl.launchers import MpiExecLauncher, SingleNodeLauncher
+from parsl.launchers import SingleNodeLauncher
 from parsl.providers import LocalProvider
 from parsl.providers.base import ExecutionProvider
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..job import ParslJob
 
 __all__ = [
-    "LocalMpiWorkQueue",
     "LocalSrunWorkQueue",
     "LocalSrunWorkQueueSettings",
     "SlurmWorkQueue",
@@ -256,20 +255,6 @@ class LocalSrunWorkQueue(WorkQueue):
             The launcher.
         """
         return Srun(overrides=self.settings.srun_options)
-
-
-class LocalMpiWorkQueue(LocalSrunWorkQueue):
-    """Runs the jobs inside a PBS allocation (gen3_workflow's LocalPBSPro)."""
-
-    def make_launcher(self) -> Any:
-        """Make what starts a worker on each of several nodes.
-
-        Returns
-        -------
-        launcher : `parsl.launchers.MpiExecLauncher`
-            The launcher.
-        """
-        return MpiExecLauncher(bind_cmd="--cpu-bind", overrides="--depth=64 --ppn 1")
 
 
 class SlurmWorkQueueSettings(SlurmSettings, WorkQueueSettings):

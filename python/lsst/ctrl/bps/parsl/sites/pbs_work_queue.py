@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Work Queue on clusters that are run by PBS Professional."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parsl.executors.base import ParslExecutor
+from parsl.launchers import MpiExecLauncher
+
+from .torque import PBSPro, PBSProSettings
+from .work_queue import LocalSrunWorkQueue, WorkQueue, WorkQueueSettings
+
+__all__ = ["LocalMpiWorkQueue", "PBSProWorkQueue", "PBSProWorkQueueSettings"]
+
+_MPI: dict[str, Any] = {"bind_cmd": "--cpu-bind", "overrides": "--depth=64 --ppn 1"}
+
+
+class LocalMpiWorkQueue(LocalSrunWorkQueue):
+    """Runs the jobs inside a PBS allocation (gen3_workflow's LocalPBSPro)."""
+
+    def make_launcher(self) -> Any:
+        """Make what starts a worker on each of several nodes.
+
+        Returns
+        -------
+        launcher : `parsl.launchers.MpiExecLauncher`
+            The launcher.
+        """
+        return MpiExecLauncher(**_MPI)
+
+
+class PBSProWorkQueueSettings(PBSProSettings, WorkQueueSettings):
+    """Settings of `PBSProWorkQueue`."""
+
+
+class PBSProWorkQueue(WorkQueue):
+    """Runs the jobs on Work Queue's workers in blocks of a PBS cluster."""
+
+    settings_model = PBSProWorkQueueSettings
+    settings: PBSProWorkQueueSettings
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return one executor.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.WorkQueueExecutor`]
+            The executor.
+        """
+        provider = PBSPro(self.config).make_provider(self.settings)
+        provider.launcher = MpiExecLauncher(**_MPI)
+        return [self.make_executor("work_queue", provider)]
