@@ -15,7 +15,8 @@ from parsl.jobs.states import JobState, JobStatus
 from parsl.launchers import SimpleLauncher
 from parsl.providers.cluster_provider import ClusterProvider
 
-from lsst.ctrl.bps.parsl.driver.pilots import MOST_DEATHS, YOUNG_SECONDS, Demand, Pilots
+from lsst.ctrl.bps.parsl.driver.blocks import Demand
+from lsst.ctrl.bps.parsl.driver.pilots import MOST_DEATHS, YOUNG_SECONDS, Pilots
 from lsst.ctrl.bps.parsl.errors import NoWorkersError, SchedulerError
 
 

@@ -7,29 +7,27 @@ of its own retries, memory of results, or debugging log.
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor as HostPool
-from contextlib import contextmanager
 from typing import Any, Protocol
 
-from parsl.config import Config
 from parsl.dataflow.dflow import DataFlowKernel
 from parsl.executors import HighThroughputExecutor, ThreadPoolExecutor
 from parsl.executors.base import ParslExecutor
 
 from ..configuration import parsl_log_level
-from ..files import make_directory, open_append
+from ..files import make_directory
 from ..node.client import forget_clients, kill_jobs, run_job
-from ..node.leftovers import RUN_VARIABLE
 from ..paths import SubmitPaths
+from .blocks import Demand
 from .functions import function_here, function_on_worker, node_package, tied_command
-from .pilots import Demand, Pilots
+from .kernel import start_kernel
+from .parsl_log import ParslLog
+from .pilots import Pilots
 from .sites import Sites
 from .tasks import Task, node_setup
 
@@ -43,9 +41,6 @@ MOST_WINDOW = 20_000
 
 DECLINED_SECONDS = 5.0
 """Time until a job is offered again that a block had no time for."""
-
-_CHATTY = ("parsl.dataflow.dflow", "parsl.dataflow.memoization", "parsl.process_loggers")
-"""Loggers of Parsl that write several lines for each job."""
 
 
 class Backend(Protocol):
@@ -113,15 +108,12 @@ class ParslBackend:
         self._completed = completed
         config, others = self._sites.parsl_config()
         executors = [*config.executors, *others]
-        _switch_off(config)
         make_directory(os.path.abspath(config.run_dir))
         self._monitored = config.monitoring is not None
         self._log = ParslLog(os.path.join(config.run_dir, "parsl.log"), parsl_log_level(self._sites.config))
         self._prepare_executors(executors)
         self._pilots = Pilots(executors, self._demand, self._idle_seconds, self._fail)
-        with _umask_without_writing_by_others(), _marked(self._paths), _without_main():
-            self._kernel = DataFlowKernel(config)
-            self._kernel.add_executors(others)
+        self._kernel = start_kernel(config, others, self._paths)
         self._host_pool = HostPool(1, thread_name_prefix="submit-host")
         self._pilots.start()
         threads = [getattr(executor, "max_threads", None) for executor in executors]
@@ -293,109 +285,3 @@ def _result(future: Future[dict[str, Any]]) -> dict[str, Any]:
     if error is None:
         return future.result()
     return {"lost": f"{type(error).__name__}: {error}"}
-
-
-@contextmanager
-def _umask_without_writing_by_others() -> Iterator[None]:
-    """Parsl makes its directories by the umask alone."""
-    before = os.umask(0o077)
-    os.umask(before | 0o022)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-@contextmanager
-def _marked(paths: SubmitPaths) -> Iterator[None]:
-    """Have a restart find Parsl's processes, should this one be killed."""
-    before = os.environ.get(RUN_VARIABLE)
-    os.environ[RUN_VARIABLE] = str(paths.submit_path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[RUN_VARIABLE]
-        else:
-            os.environ[RUN_VARIABLE] = before
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep Parsl's processes from running the user's script once more.
-
-    `multiprocessing` imports the main module in each process that it spawns,
-    and a script of a few lines has no ``if __name__ == "__main__"``.
-    """
-    main = sys.modules["__main__"]
-    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
-    try:
-        main.__spec__ = None
-        main.__dict__.pop("__file__", None)
-        yield
-    finally:
-        main.__dict__.update(hidden)
-
-
-def _switch_off(config: Config) -> None:
-    """Leave to the driver what is the driver's, whatever a site class says."""
-    config.retries = 0
-    config.retry_handler = None
-    config.initialize_logging = False
-    config.usage_tracking = 0
-    config.garbage_collect = True
-    config.strategy = "none"
-    config.strategy_period = 1.0
-
-
-class ParslLog:
-    """Parsl's log: a file, and the terminal for what matters.
-
-    Parameters
-    ----------
-    path : `str`
-        The file; it gets what is at INFO and above.
-    level : `int`
-        Level from which on the terminal gets it as well.
-    """
-
-    def __init__(self, path: str, level: int) -> None:
-        self._logger = logging.getLogger("parsl")
-        self._before = (self._logger.level, self._logger.propagate)
-        os.close(open_append(path))
-        self._file = logging.FileHandler(path, delay=True)
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
-        self._terminal = _ToRoot(level)
-        self._logger.setLevel(min(level, logging.INFO))
-        self._file.setLevel(logging.INFO)
-        self._logger.propagate = False
-        for handler in (self._file, self._terminal):
-            self._logger.addHandler(handler)
-        self._chatty_before = [(name, logging.getLogger(name).level) for name in _CHATTY]
-        if level > logging.INFO:
-            for name in _CHATTY:
-                logging.getLogger(name).setLevel(level)
-
-    def close(self) -> None:
-        """Leave logging as it was."""
-        for handler in (self._file, self._terminal):
-            self._logger.removeHandler(handler)
-        self._file.close()
-        level, propagate = self._before
-        self._logger.setLevel(level)
-        self._logger.propagate = propagate
-        for name, before in self._chatty_before:
-            logging.getLogger(name).setLevel(before)
-
-
-_NO_NEWS = ("Could not find enough blocks to kill",)
-"""Warnings of Parsl's about what is meant to be so."""
-
-
-class _ToRoot(logging.Handler):
-    """Hands records on to the handlers of the root logger."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if str(record.msg).startswith(_NO_NEWS):
-            return
-        logging.getLogger().handle(record)

@@ -13,7 +13,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from parsl.executors import HighThroughputExecutor
@@ -22,8 +21,9 @@ from parsl.jobs.error_handlers import noop_error_handler
 from parsl.jobs.states import JobState, JobStatus
 
 from ..errors import NoWorkersError, SchedulerError
+from .blocks import Block, Blocks, Demand, last_words, refusal_text, slots_per_node, trouble
 
-__all__ = ["Demand", "Pilots"]
+__all__ = ["Pilots"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,51 +54,6 @@ _ENDED = (
 )
 
 _PENDING = JobStatus(JobState.PENDING)
-
-
-@dataclass
-class Demand:
-    """What the jobs of an executor need that were given to it and have not ended."""
-
-    jobs: int = 0
-    """Number of jobs."""
-
-    cpus: float = 0.0
-    """Cores, all together."""
-
-    memory: float = 0.0
-    """Memory in MB, all together."""
-
-    declined: int = 0
-    """Jobs among them that no block with workers to spare has time for."""
-
-    walltime: float = 0.0
-    """The least time in seconds that one of those needs."""
-
-
-@dataclass
-class _Block:
-    """A block as it was last seen."""
-
-    asked: float
-    started: float | None = None
-    ended: bool = False
-
-
-@dataclass
-class _Executor:
-    """An executor and its blocks."""
-
-    executor: BlockProviderExecutor
-    provider: Any
-    initial: int
-    blocks: dict[str, _Block] = field(default_factory=dict)
-    result_at: float = 0.0
-    pause: float = 0.0
-    next_try: float = 0.0
-    deaths: int = 0
-    surplus_since: float | None = None
-    told: str = ""
 
 
 class Pilots:
@@ -138,7 +93,7 @@ class Pilots:
         for executor in executors:
             if isinstance(executor, BlockProviderExecutor) and executor.provider is not None:
                 provider = executor.provider
-                self._executors[executor.label] = _Executor(executor, provider, provider.init_blocks)
+                self._executors[executor.label] = Blocks(executor, provider, provider.init_blocks)
                 # From here on neither Parsl's strategy nor its error handler acts.
                 provider.init_blocks = 0
                 executor.block_error_handler = noop_error_handler
@@ -177,7 +132,7 @@ class Pilots:
         total = 0.0
         for item in self._executors.values():
             provider = item.provider
-            total += provider.max_blocks * provider.nodes_per_block * _per_node(item)
+            total += provider.max_blocks * provider.nodes_per_block * slots_per_node(item)
         return int(total)
 
     # Looking after the blocks.
@@ -207,8 +162,8 @@ class Pilots:
             now = self._clock()
             active = self._look(item, now)
             demand = self._demand(label)
-            if (trouble := _trouble(item, demand)) is not None:
-                self._failed(NoWorkersError(trouble))
+            if (why := trouble(item, demand)) is not None:
+                self._failed(NoWorkersError(why))
                 return
             wanted = self._wanted(item, demand, active)
             if len(active) < wanted:
@@ -220,7 +175,7 @@ class Pilots:
             else:
                 item.surplus_since = None
 
-    def _look(self, item: _Executor, now: float) -> list[str]:
+    def _look(self, item: Blocks, now: float) -> list[str]:
         """Note what became of the blocks; return those that are there."""
         active = []
         statuses = item.executor.status_facade
@@ -239,7 +194,7 @@ class Pilots:
                 self._block_ended(item, block, status, now)
         return active
 
-    def _block_ended(self, item: _Executor, block: _Block, status: JobStatus, now: float) -> None:
+    def _block_ended(self, item: Blocks, block: Block, status: JobStatus, now: float) -> None:
         age = now - (block.started if block.started is not None else now)
         if item.result_at > block.asked:
             item.deaths = 0
@@ -247,7 +202,7 @@ class Pilots:
             item.deaths += 1
             item.pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * item.pause))
             item.next_try = now + item.pause
-            why = _last_words(status)
+            why = last_words(status)
             _LOG.warning("A block of %s ended before it ran a job%s", item.executor.label, why)
             if item.deaths >= MOST_DEATHS:
                 self._failed(
@@ -257,14 +212,14 @@ class Pilots:
                     )
                 )
 
-    def _wanted(self, item: _Executor, demand: Demand, active: list[str]) -> int:
+    def _wanted(self, item: Blocks, demand: Demand, active: list[str]) -> int:
         """Return how many blocks there should be."""
         provider = item.provider
         nodes = provider.nodes_per_block
         cores, memory = getattr(provider, "cores_per_node", None), getattr(provider, "mem_per_node", None)
         needs = [1.0 if demand.jobs else 0.0]
         if isinstance(item.executor, HighThroughputExecutor):
-            needs.append(demand.jobs / (_per_node(item) * nodes))
+            needs.append(demand.jobs / (slots_per_node(item) * nodes))
         if cores:
             needs.append(demand.cpus / (cores * nodes))
         if memory:
@@ -278,20 +233,20 @@ class Pilots:
             wanted = max(wanted, item.initial)
         return int(min(wanted, provider.max_blocks))
 
-    def _time_left(self, item: _Executor, number: str) -> float:
+    def _time_left(self, item: Blocks, number: str) -> float:
         seconds = getattr(item.provider, "seconds", None)
         block = item.blocks.get(number)
         if seconds is None or block is None or block.started is None:
             return math.inf
         return float(seconds) - (self._clock() - block.started)
 
-    def _more(self, item: _Executor, count: int, now: float) -> None:
+    def _more(self, item: Blocks, count: int, now: float) -> None:
         executor = item.executor
         for _ in range(count):
             made = executor.scale_out_facade(1)
             if made:
                 for number in made:
-                    item.blocks[number] = _Block(now)
+                    item.blocks[number] = Block(now)
                 if not item.deaths:
                     item.pause = 0.0
                 if item.told:
@@ -301,10 +256,10 @@ class Pilots:
             self._refused(item, now)
             return
 
-    def _refused(self, item: _Executor, now: float) -> None:
+    def _refused(self, item: Blocks, now: float) -> None:
         executor = item.executor
         refusal = getattr(item.provider, "refusal", None)
-        message = _refusal_text(executor, refusal)
+        message = refusal_text(executor, refusal)
         if isinstance(refusal, SchedulerError) and refusal.final:
             self._failed(NoWorkersError(f"The batch system refuses blocks for {executor.label}: {message}"))
         item.pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * item.pause))
@@ -317,7 +272,7 @@ class Pilots:
                 message,
             )
 
-    def _fewer(self, item: _Executor, active: list[str], wanted: int, demand: Demand, now: float) -> None:
+    def _fewer(self, item: Blocks, active: list[str], wanted: int, demand: Demand, now: float) -> None:
         if item.surplus_since is None:
             item.surplus_since = now
         idle = self._idle_seconds(item.executor.label)
@@ -362,7 +317,7 @@ class Pilots:
                 item.executor.label,
             )
 
-    def _end_blocks(self, item: _Executor) -> bool:
+    def _end_blocks(self, item: Blocks) -> bool:
         """End an executor's blocks; return whether they are gone."""
         executor, provider = item.executor, item.provider
         ids = list(executor.job_ids_to_block)
@@ -374,60 +329,9 @@ class Pilots:
                 block = executor.job_ids_to_block[number]
                 status = JobStatus(JobState.SCALED_IN)
                 executor._status[block] = executor._simulated_status[block] = status
-                item.blocks.setdefault(block, _Block(0.0)).ended = True
+                item.blocks.setdefault(block, Block(0.0)).ended = True
             if hasattr(provider, "sweep"):
                 return bool(provider.sweep() == 0)
             return all(taken) or all(status.terminal for status in provider.status(ids))
         except SchedulerError:
             return False
-
-
-def _per_node(item: _Executor) -> float:
-    return max(1.0, float(item.executor.workers_per_node))
-
-
-def _trouble(item: _Executor, demand: Demand) -> str | None:
-    """Return why jobs can never run, where that is so."""
-    label = item.executor.label
-    if (gone := _lost_process(item.executor)) is not None:
-        return f"{gone} of {label} has ended; jobs cannot be handed out."
-    longest = getattr(item.provider, "seconds", None)
-    if longest is not None and demand.walltime > longest:
-        return (
-            f"A job asks for {demand.walltime / 60:.0f} minutes (requestWalltime), and a block of {label} "
-            f"lasts {longest / 60:.0f} (walltime)."
-        )
-    return None
-
-
-def _lost_process(executor: Any) -> str | None:
-    """Return the name of a process without which the executor is of no use."""
-    interchange = getattr(executor, "interchange_proc", None)
-    if interchange is not None and interchange.poll() is not None:
-        return "Parsl's interchange"
-    manager = getattr(executor, "submit_process", None)
-    if manager is not None and not manager.is_alive():
-        return "The manager process"
-    return None
-
-
-def _refusal_text(executor: BlockProviderExecutor, refusal: SchedulerError | None) -> str:
-    if refusal is not None:
-        return refusal.message
-    messages = [status.message for status in executor._simulated_status.values() if status.message]
-    return " ".join(messages[-1].split()) if messages else "the batch system did not take it"
-
-
-def _last_words(status: JobStatus) -> str:
-    """Return the last lines of a block's output, for a sentence."""
-    path = status.stderr_path
-    if path is None:
-        return f" ({status.state.name})"
-    try:
-        with open(path, errors="replace") as stream:
-            lines = stream.read()[-4000:].splitlines()[-5:]
-    except OSError:
-        lines = []
-    if lines:
-        return f"; the last lines of {path}:\n  " + "\n  ".join(lines)
-    return f"; see {path}"

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Starting Parsl, with what is the driver's switched off."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from parsl.config import Config
+from parsl.dataflow.dflow import DataFlowKernel
+from parsl.executors.base import ParslExecutor
+
+from ..node.leftovers import RUN_VARIABLE
+from ..paths import SubmitPaths
+
+__all__ = ["start_kernel"]
+
+
+def start_kernel(config: Config, others: list[ParslExecutor], paths: SubmitPaths) -> DataFlowKernel:
+    """Start Parsl.
+
+    Parameters
+    ----------
+    config : `parsl.config.Config`
+        Its configuration; it is changed.
+    others : `list` [`parsl.executors.base.ParslExecutor`]
+        Executors beside those of the configuration.
+    paths : `SubmitPaths`
+        Where the run is.
+
+    Returns
+    -------
+    kernel : `parsl.dataflow.dflow.DataFlowKernel`
+        Parsl.
+    """
+    _switch_off(config)
+    with _umask_without_writing_by_others(), _marked(paths), _without_main():
+        kernel = DataFlowKernel(config)
+        kernel.add_executors(others)
+    return kernel
+
+
+@contextmanager
+def _umask_without_writing_by_others() -> Iterator[None]:
+    """Parsl makes its directories by the umask alone."""
+    before = os.umask(0o077)
+    os.umask(before | 0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
+def _marked(paths: SubmitPaths) -> Iterator[None]:
+    """Have a restart find Parsl's processes, should this one be killed."""
+    before = os.environ.get(RUN_VARIABLE)
+    os.environ[RUN_VARIABLE] = str(paths.submit_path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RUN_VARIABLE]
+        else:
+            os.environ[RUN_VARIABLE] = before
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep Parsl's processes from running the user's script once more.
+
+    `multiprocessing` imports the main module in each process that it spawns,
+    and a script of a few lines has no ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    try:
+        main.__spec__ = None
+        main.__dict__.pop("__file__", None)
+        yield
+    finally:
+        main.__dict__.update(hidden)
+
+
+def _switch_off(config: Config) -> None:
+    """Leave to the driver what is the driver's, whatever a site class says."""
+    config.retries = 0
+    config.retry_handler = None
+    config.initialize_logging = False
+    config.usage_tracking = 0
+    config.garbage_collect = True
+    config.strategy = "none"
+    config.strategy_period = 1.0

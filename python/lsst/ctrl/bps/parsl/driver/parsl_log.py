@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where Parsl's log goes while a run goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from ..files import open_append
+
+__all__ = ["ParslLog"]
+
+_CHATTY = ("parsl.dataflow.dflow", "parsl.dataflow.memoization", "parsl.process_loggers")
+"""Loggers of Parsl that write several lines for each job."""
+
+
+class ParslLog:
+    """Parsl's log: a file, and the terminal for what matters.
+
+    Parameters
+    ----------
+    path : `str`
+        The file; it gets what is at INFO and above.
+    level : `int`
+        Level from which on the terminal gets it as well.
+    """
+
+    def __init__(self, path: str, level: int) -> None:
+        self._logger = logging.getLogger("parsl")
+        self._before = (self._logger.level, self._logger.propagate)
+        os.close(open_append(path))
+        self._file = logging.FileHandler(path, delay=True)
+        self._file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+        self._terminal = _ToRoot(level)
+        self._logger.setLevel(min(level, logging.INFO))
+        self._file.setLevel(logging.INFO)
+        self._logger.propagate = False
+        for handler in (self._file, self._terminal):
+            self._logger.addHandler(handler)
+        self._chatty_before = [(name, logging.getLogger(name).level) for name in _CHATTY]
+        if level > logging.INFO:
+            for name in _CHATTY:
+                logging.getLogger(name).setLevel(level)
+
+    def close(self) -> None:
+        """Leave logging as it was."""
+        for handler in (self._file, self._terminal):
+            self._logger.removeHandler(handler)
+        self._file.close()
+        level, propagate = self._before
+        self._logger.setLevel(level)
+        self._logger.propagate = propagate
+        for name, before in self._chatty_before:
+            logging.getLogger(name).setLevel(before)
+
+
+_NO_NEWS = ("Could not find enough blocks to kill",)
+"""Warnings of Parsl's about what is meant to be so."""
+
+
+class _ToRoot(logging.Handler):
+    """Hands records on to the handlers of the root logger."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith(_NO_NEWS):
+            return
+        logging.getLogger().handle(record)
