@@ -233,7 +233,7 @@ def test_too_many_cpus(box: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("request_memory", 9000, "asks for 9000 MB; the site has 4096 MB. Set requestMemory of step"),
+        ("request_memory", 9000, "asks for 9000 MB; the most that site local has for a job is 4096 MB"),
         ("priority", "high", "its priority is 'high'; a whole number is wanted"),
         ("arguments", "<FILE:nothing> x", "its command names <FILE:nothing>"),
         ("arguments", "'open", "cannot be read"),

@@ -87,6 +87,15 @@ def start_pipeline(config_file: str | os.PathLike[str], **kwargs: Any) -> ParslW
     return workflow
 
 
+class Table(str):
+    """A text that shows as it is at a Python prompt."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class ParslWorkflow(BaseWmsWorkflow):
     """A run.
 
@@ -377,4 +386,4 @@ class ParslWorkflow(BaseWmsWorkflow):
         console = Console(width=160, highlight=False)
         with console.capture() as capture:
             console.print(label_table(RunView(self.paths).state))
-        return capture.get()
+        return Table(capture.get())

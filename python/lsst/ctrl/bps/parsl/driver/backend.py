@@ -25,7 +25,7 @@ from ..node.client import forget_clients, kill_jobs, run_job
 from ..paths import SubmitPaths
 from .blocks import Demand
 from .functions import function_here, function_on_worker, node_package, tied_command
-from .kernel import start_kernel
+from .kernel import end_kernel, start_kernel
 from .parsl_log import ParslLog
 from .pilots import Pilots
 from .sites import Sites
@@ -126,18 +126,19 @@ class ParslBackend:
     def _prepare_executors(self, executors: list[ParslExecutor]) -> None:
         host = node_setup(self._paths, self._cwd, "submit host")
         self._setups[None] = {**host, "cpus": None, "memory": None}
+        monitored = {"monitored": self._monitored}
         for executor in executors:
             site = self._sites.site_of_executor(executor.label)
             if isinstance(executor, ThreadPoolExecutor):
                 self._here.add(executor.label)
                 setup = node_setup(self._paths, self._cwd, site.name or "")
-                self._setups[executor.label] = {**setup, **site.get_capacity()}
+                self._setups[executor.label] = {**setup, **site.get_capacity(), **monitored}
                 if site is self._sites.main:
                     # The jobs that run here beside the others share its runner.
                     self._setups[None] = self._setups[executor.label]
                 continue
             setup = node_setup(self._paths, self._cwd, site.name or "", export=site.settings.environment)
-            setup |= {"cpus": None, "memory": None, "package": node_package()}
+            setup |= {"cpus": None, "memory": None, "package": node_package(), **monitored}
             self._setups[executor.label] = setup
             if isinstance(executor, HighThroughputExecutor):
                 executor.interchange_launch_cmd = tied_command(self._paths, executor.interchange_launch_cmd)
@@ -266,7 +267,7 @@ class ParslBackend:
             self._pilots.stop()
             self._pilots.end_all()
         if self._kernel is not None:
-            self._kernel.cleanup()
+            end_kernel(self._kernel)
             self._kernel = None
         for client in forget_clients(str(self._paths.submit_path)):
             client.close()
@@ -284,4 +285,6 @@ def _result(future: Future[dict[str, Any]]) -> dict[str, Any]:
     error = future.exception()
     if error is None:
         return future.result()
+    if isinstance(error, RuntimeError) and len(error.args) == 2 and isinstance(error.args[1], dict):
+        return error.args[1]
     return {"lost": f"{type(error).__name__}: {error}"}

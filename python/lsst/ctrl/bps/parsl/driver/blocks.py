@@ -68,7 +68,7 @@ def trouble(item: Blocks, demand: Demand) -> str | None:
     """Return why jobs can never run, where that is so."""
     label = item.executor.label
     if (gone := _lost_process(item.executor)) is not None:
-        return f"{gone} of {label} has ended; jobs cannot be handed out."
+        return f"{gone} of {label}; jobs cannot be handed out."
     longest = getattr(item.provider, "seconds", None)
     if longest is not None and demand.walltime > longest:
         return (
@@ -79,13 +79,15 @@ def trouble(item: Blocks, demand: Demand) -> str | None:
 
 
 def _lost_process(executor: Any) -> str | None:
-    """Return the name of a process without which the executor is of no use."""
+    """Return what became of a process without which the executor is of no use."""
     interchange = getattr(executor, "interchange_proc", None)
     if interchange is not None and interchange.poll() is not None:
-        return "Parsl's interchange"
+        return "Parsl's interchange has ended: that"
+    if not getattr(getattr(executor, "command_client", None), "ok", True):
+        return "Parsl's interchange does not answer: that"
     manager = getattr(executor, "submit_process", None)
     if manager is not None and not manager.is_alive():
-        return "The manager process"
+        return "Work Queue's manager process has ended: that"
     return None
 
 

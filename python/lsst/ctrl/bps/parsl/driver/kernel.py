@@ -1,21 +1,33 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Starting Parsl, with what is the driver's switched off."""
+"""Starting Parsl, with what is the driver's switched off, and ending it."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from parsl.config import Config
 from parsl.dataflow.dflow import DataFlowKernel
+from parsl.executors import HighThroughputExecutor
 from parsl.executors.base import ParslExecutor
 
 from ..node.leftovers import RUN_VARIABLE
 from ..paths import SubmitPaths
 
-__all__ = ["start_kernel"]
+__all__ = ["end_kernel", "start_kernel"]
+
+_LOG = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 30.0
+"""Time that Parsl's interchange may take to answer."""
+
+CLEANUP_SECONDS = 90.0
+"""Time that Parsl may take to end."""
 
 
 def start_kernel(config: Config, others: list[ParslExecutor], paths: SubmitPaths) -> DataFlowKernel:
@@ -39,7 +51,27 @@ def start_kernel(config: Config, others: list[ParslExecutor], paths: SubmitPaths
     with _umask_without_writing_by_others(), _marked(paths), _without_main():
         kernel = DataFlowKernel(config)
         kernel.add_executors(others)
+    for executor in kernel.executors.values():
+        if isinstance(executor, HighThroughputExecutor):
+            # An interchange that is dead or stopped would be waited for without end.
+            client = executor.command_client
+            client.run = partial(client.run, timeout_s=ANSWER_SECONDS)  # type: ignore[method-assign]
     return kernel
+
+
+def end_kernel(kernel: DataFlowKernel) -> None:
+    """End Parsl; do not wait for those of its threads that wait for nothing.
+
+    Parameters
+    ----------
+    kernel : `parsl.dataflow.dflow.DataFlowKernel`
+        Parsl.
+    """
+    thread = threading.Thread(target=kernel.cleanup, name="parsl-cleanup", daemon=True)
+    thread.start()
+    thread.join(CLEANUP_SECONDS)
+    if thread.is_alive():
+        _LOG.warning("Parsl does not end within %.0f seconds; it is left to itself.", CLEANUP_SECONDS)
 
 
 @contextmanager

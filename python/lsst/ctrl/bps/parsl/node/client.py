@@ -264,13 +264,24 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
     result : `dict`
         As for `RunnerClient.run`; or ``declined``, the seconds that are left
         here, where they are less than the job's ``walltime``.
+
+    Raises
+    ------
+    RuntimeError
+        Raised with the result if the job failed, and Parsl's monitoring is
+        to know (``monitored`` in the setup).
     """
     left = _time_left()
     if left is not None and left < spec.get("walltime", 0):
         return {"declined": left}
     if spec["n"] <= _REFUSED.get(setup["submit_path"], 0):
         return {"lost": "ended before it was started"}
-    return client_for(setup).run(spec)
+    result = client_for(setup).run(spec)
+    if setup.get("monitored") and result.get("exit", 0) != 0:
+        # What Parsl's monitoring takes for a failure. A class of ours could
+        # not be loaded where this arrives.
+        raise RuntimeError(f"exit code {result['exit']}; its output: {spec['stderr']}", result)
+    return result
 
 
 def _time_left() -> float | None:

@@ -20,6 +20,7 @@ def main() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):
         sys.exit("the driver has ended")
+    os.setsid()  # Ctrl-C at a terminal is for the driver.
     # Where the kernel did not do it, a restart finds it by this.
     os.environ["BPS_PARSL_SUBMIT_PATH"] = submit_path
     os.execv(command[0], command)
