@@ -150,6 +150,9 @@ class FakeBackend:
     def check(self) -> None:
         """Find nothing wrong."""
 
+    def hurry(self) -> None:
+        """Wait for nothing anyway."""
+
     def kill(self, grace: float) -> None:
         """End all tasks: those that are lucky succeed in the last moment."""
         self.kills.append(grace)

@@ -111,11 +111,14 @@ class SchedulerError(ParslBpsError):
         What it said.
     final : `bool`, optional
         Whether it would say the same if it were asked again.
+    unknown : `bool`, optional
+        Whether it may have done what was asked.
     """
 
-    def __init__(self, message: str, final: bool = False) -> None:
+    def __init__(self, message: str, final: bool = False, unknown: bool = False) -> None:
         super().__init__(message)
         self.final = final
+        self.unknown = unknown
 
 
 class RunEndedError(ParslBpsError):

@@ -42,7 +42,7 @@ _REFUSALS = (
     "user's group not permitted",
     "access/permission denied",
     "not permitted to use",
-    "batch job submission failed: unspecified error",
+    "could not establish a configuration source",
 )
 """What sbatch says when it will not take a job later either; anything else is
 tried again."""
@@ -183,7 +183,7 @@ def _run(command: list[str], timeout: float) -> str:
             final=True,
         ) from None
     except subprocess.TimeoutExpired:
-        raise SchedulerError(f"{name} did not answer within {timeout:.0f} seconds") from None
+        raise SchedulerError(f"{name} did not answer within {timeout:.0f} seconds", unknown=True) from None
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
         said = said.removeprefix(f"{name}: error: ")

@@ -61,6 +61,9 @@ class Backend(Protocol):
     def check(self) -> None:
         """Do what is due from time to time; raise where the run cannot go on."""
 
+    def hurry(self) -> None:
+        """Wait no longer for what ends; from a signal's handler."""
+
     def close(self) -> None:
         """End, and leave nothing behind."""
 
@@ -251,6 +254,11 @@ class ParslBackend:
             self._pilots.stop()
             self._pilots.end_all()
             self._give_up(set(self._pilots.labels()))
+
+    def hurry(self) -> None:
+        """Wait no longer for blocks to end."""
+        if self._pilots is not None:
+            self._pilots.hurry()
 
     def _give_up(self, labels: set[str]) -> None:
         """Take the tasks of blocks that were ended for lost."""

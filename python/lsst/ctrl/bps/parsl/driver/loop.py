@@ -132,6 +132,8 @@ class Driver:
         """
         # This may be a signal's handler: it only takes note.
         self._hurry = self._stop is not None
+        if self._hurry:
+            self._backend.hurry()
         self._stop = why
         self._results.put(None)
 

@@ -88,6 +88,7 @@ class Pilots:
         self._clock = clock
         self._lock = threading.RLock()
         self._stopped = threading.Event()
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pilots", daemon=True)
         self._executors = {}
         for executor in executors:
@@ -294,6 +295,10 @@ class Pilots:
         if self._thread.is_alive():
             self._thread.join()
 
+    def hurry(self) -> None:
+        """Wait no longer for blocks to end."""
+        self._hurry.set()
+
     def end_all(self, seconds: float = END_SECONDS) -> None:
         """End all blocks, and wait until the batch system has none of them.
 
@@ -307,9 +312,8 @@ class Pilots:
             todo = list(self._executors.values())
             while todo:
                 todo = [item for item in todo if not self._end_blocks(item)]
-                if not todo or self._clock() > deadline:
+                if not todo or self._clock() > deadline or self._hurry.wait(0.5):
                     break
-                time.sleep(0.5)
         for item in todo:
             _LOG.warning(
                 "Blocks of %s may still be in the queue. They end by themselves within two minutes of their "
@@ -321,7 +325,7 @@ class Pilots:
         """End an executor's blocks; return whether they are gone."""
         executor, provider = item.executor, item.provider
         ids = list(executor.job_ids_to_block)
-        if not ids and getattr(provider, "refusal", None) is None:
+        if not ids and not getattr(provider, "uncertain", False):
             return True
         try:
             taken = provider.cancel(ids)

@@ -124,6 +124,8 @@ class SlurmBlocks(SlurmProvider):
         self.singleton = singleton
         self.seconds = seconds
         self.refusal: SchedulerError | None = None
+        self.uncertain = False
+        """Whether there may be jobs of which sbatch did not say so."""
 
     def execute_wait(self, cmd: str, timeout: int | None = None) -> tuple[int, str, str]:
         """Run a command of the base class; none while it is constructed."""
@@ -213,9 +215,10 @@ class SlurmBlocks(SlurmProvider):
         try:
             number = submit_script(log + ".sh", self.cmd_timeout)
         except SchedulerError as exc:
-            found = None if exc.final else self._find(comment)
+            found = self._find(comment) if exc.unknown else None
             if found is None:
                 self.refusal = exc
+                self.uncertain = self.uncertain or exc.unknown
                 raise
             number = found
         self.refusal = None
