@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 import lsst.ctrl.bps.parsl
+import lsst.ctrl.bps.parsl.sites
 
 project = "lsst.ctrl.bps.parsl"
 author = "The lsst-ctrl-bps-parsl developers"
@@ -32,7 +33,8 @@ automodsumm_inherited_members = False
 numpydoc_show_class_members = False
 autodoc_typehints = "none"
 
-# Names that the package imports when they are first used: automodapi looks
+# Names that these packages import when they are first used: automodapi looks
 # for them where names of a module usually are.
-for _name in lsst.ctrl.bps.parsl.__all__:
-    vars(lsst.ctrl.bps.parsl)[_name] = getattr(lsst.ctrl.bps.parsl, _name)
+for _module in (lsst.ctrl.bps.parsl, lsst.ctrl.bps.parsl.sites):
+    for _name in _module.__all__:
+        vars(_module)[_name] = getattr(_module, _name)

@@ -27,6 +27,7 @@ class Job(NamedTuple):
     id: str
     state: str
     name: str
+    directory: str
     comment: str
 
 
@@ -154,9 +155,9 @@ def jobs(ended: bool = False) -> list[Job]:
     every = ["--states=all"] if ended else []
     found = []
     # The comment comes last, as it may have any character.
-    for line in _slurm("squeue", "-h", "-a", "--sort=i", *every, "-o", "%i|%T|%j|%k").splitlines():
-        identifier, state, name, comment = line.split("|", 3)
-        found.append(Job(identifier, state, name, "" if comment == "(null)" else comment))
+    for line in _slurm("squeue", "-h", "-a", "--sort=i", *every, "-o", "%i|%T|%j|%Z|%k").splitlines():
+        identifier, state, name, directory, comment = line.split("|", 4)
+        found.append(Job(identifier, state, name, directory, "" if comment == "(null)" else comment))
     return found
 
 

@@ -68,7 +68,7 @@ def trouble(item: Blocks, demand: Demand) -> str | None:
     """Return why jobs can never run, where that is so."""
     label = item.executor.label
     if (gone := _lost_process(item.executor)) is not None:
-        return f"{gone} of {label}; jobs cannot be handed out."
+        return f"{gone.format(label)}; jobs cannot be handed out."
     longest = getattr(item.provider, "seconds", None)
     if longest is not None and demand.walltime > longest:
         return (
@@ -82,12 +82,12 @@ def _lost_process(executor: Any) -> str | None:
     """Return what became of a process without which the executor is of no use."""
     interchange = getattr(executor, "interchange_proc", None)
     if interchange is not None and interchange.poll() is not None:
-        return "Parsl's interchange has ended: that"
+        return "Parsl's interchange of {} has ended"
     if not getattr(getattr(executor, "command_client", None), "ok", True):
-        return "Parsl's interchange does not answer: that"
+        return "Parsl's interchange of {} does not answer"
     manager = getattr(executor, "submit_process", None)
     if manager is not None and not manager.is_alive():
-        return "Work Queue's manager process has ended: that"
+        return "Work Queue's manager process of {} has ended"
     return None
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -71,6 +72,7 @@ def end_kernel(kernel: DataFlowKernel) -> None:
     thread.start()
     thread.join(CLEANUP_SECONDS)
     if thread.is_alive():
+        atexit.unregister(kernel.atexit_cleanup)
         _LOG.warning("Parsl does not end within %.0f seconds; it is left to itself.", CLEANUP_SECONDS)
 
 
