@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 from .errors import (
     NoWorkersError,
@@ -17,7 +18,7 @@ from .state import JobState, RunState
 __all__ = ["error_of"]
 
 
-def error_of(name: str, state: RunState, error: RunEndedError | None) -> RunEndedError | None:
+def error_of(name: str, state: RunState, error: RunEndedError | None, config: Path) -> RunEndedError | None:
     """Return the error that tells how a run ended.
 
     Parameters
@@ -28,6 +29,8 @@ def error_of(name: str, state: RunState, error: RunEndedError | None) -> RunEnde
         Its state.
     error : `RunEndedError` or `None`
         Why the driver gave up, where it did.
+    config : `pathlib.Path`
+        File of the run's settings.
 
     Returns
     -------
@@ -40,7 +43,10 @@ def error_of(name: str, state: RunState, error: RunEndedError | None) -> RunEnde
     resume = f"bps restart --id {name}"
     done = f"{totals[JobState.SUCCEEDED]} of {sum(totals.values())} jobs succeeded"
     if error is not None:
-        return NoWorkersError(f"{error.message}\n{done}. When the reason is mended: {resume}")
+        return NoWorkersError(
+            f"{error.message}\n{done}. The settings of the run, which you can edit, are in {config}. "
+            f"When the reason is mended: {resume}"
+        )
     if state.stopped is not None:
         message = f"Stopped ({state.stopped}); {done}. Resume with: {resume}"
         return RunInterruptedError(message, 128 + signal.Signals[state.stopped])

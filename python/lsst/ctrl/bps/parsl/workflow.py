@@ -351,7 +351,7 @@ class ParslWorkflow(BaseWmsWorkflow):
             if show:
                 driver.listen(stack.enter_context(ProgressDisplay(self.name)))
             state = driver.run()
-        error = error_of(self.name, state, driver.error)
+        error = error_of(self.name, state, driver.error, self.paths.config)
         if error is None:
             _LOG.info("Run %s: all %d jobs succeeded.", self.name, sum(state.totals().values()))
             return

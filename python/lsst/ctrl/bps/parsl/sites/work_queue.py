@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shlex
 import sys
@@ -157,6 +158,21 @@ class WorkQueue(BlockSite):
             options.append(f"--wall-time={settings.walltime}")
         return " ".join([*options, settings.worker_options]).strip()
 
+    def get_capacity(self) -> dict[str, float | None]:
+        """Return what ``worker_options`` says of a worker.
+
+        Returns
+        -------
+        capacity : `dict` [`str`, `float`]
+            As for `SiteConfig.get_capacity`.
+        """
+        found: dict[str, float | None] = {}
+        for name in ("cores", "memory"):
+            match = re.search(rf"--{name}[= ](\d+)", self.settings.worker_options)
+            # To a worker 0 is what the machine has.
+            found[name] = float(match.group(1)) or None if match else None
+        return {"cpus": found["cores"], "memory": found["memory"], "walltime": self.settings.walltime}
+
     def idle_seconds(self, settings: WorkQueueSettings) -> int:
         """Return the time without work after which a worker ends.
 
@@ -280,6 +296,18 @@ class SlurmWorkQueue(WorkQueue, SlurmSite):
             settings = settings.model_copy(update={"nodes": settings.nodes_per_block})
         provider = self.make_provider("work_queue", settings)
         return [self.make_executor("work_queue", provider)]
+
+    def get_capacity(self) -> dict[str, float | None]:
+        """Return what the settings say of a node.
+
+        Returns
+        -------
+        capacity : `dict` [`str`, `float`]
+            As for `SiteConfig.get_capacity`; ``worker_options`` come first.
+        """
+        node = SlurmSite.get_capacity(self)
+        worker = WorkQueue.get_capacity(self)
+        return {name: node[name] if worker[name] is None else worker[name] for name in node}
 
     def worker_options(self, settings: WorkQueueSettings) -> str:
         """Return the options of the workers.
