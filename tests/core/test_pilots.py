@@ -325,6 +325,26 @@ def test_block_without_the_time_for_a_job_gets_company() -> None:
     assert scene.tick() == 2, "the new one will do"
 
 
+def test_old_block_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there may be no more blocks, an idle one that has no time for any job makes room."""
+    scene = Scene(HighThroughputExecutor, seconds=3600, max_blocks=1)
+    monkeypatch.setattr(scene.executor, "connected_blocks", lambda: ["0"])
+    monkeypatch.setattr(scene.executor, "_hold_block", lambda block: None)
+    monkeypatch.setattr(scene.executor, "_get_launch_command", lambda block: "true")
+    manager = {"block_id": "0", "tasks": 0, "idle_duration": 3.0, "active": True}
+    monkeypatch.setattr(scene.executor, "connected_managers", lambda: [manager])
+    scene.need(1)
+    scene.tick()
+    scene.provider.become(JobState.RUNNING)
+    scene.tick()
+    scene.need(1, declined=1, walltime=3000.0)
+    scene.tick(1200.0)
+    assert scene.provider.cancelled == ["100"]
+    scene.tick()
+    assert scene.alive == 1
+    assert scene.submitted == 2
+
+
 def test_job_longer_than_any_block() -> None:
     """A job that asks for more time than a block has ends the run with a sentence."""
     scene = Scene(seconds=3600)

@@ -41,6 +41,9 @@ YOUNG_SECONDS = 120.0
 """A block that ends after less time than that without having done anything
 was of no use."""
 
+IDLE_FOR_ROOM = 2.0
+"""Seconds without a job after which a block makes room for a fresh one."""
+
 END_SECONDS = 60.0
 """Time to get rid of the blocks at the end of a run."""
 
@@ -173,6 +176,8 @@ class Pilots:
                     self._more(item, wanted - len(active), now)
             elif len(active) > wanted:
                 self._fewer(item, active, wanted, demand, now)
+            elif demand.jobs and demand.declined == demand.jobs and self._all_too_old(item, demand, active):
+                self._make_room(item)
             else:
                 item.surplus_since = None
 
@@ -227,12 +232,20 @@ class Pilots:
             needs.append(demand.memory / (1024 * memory * nodes))
         wanted = math.ceil(max(needs) * provider.parallelism) if demand.jobs else 0
         wanted = max(wanted, min(1, demand.jobs), provider.min_blocks)
-        if demand.declined and not any(self._time_left(item, number) >= demand.walltime for number in active):
-            # Those that there are end too soon.
+        if demand.declined and self._all_too_old(item, demand, active):
             wanted = max(wanted, len(active) + 1)
         if not item.blocks:
             wanted = max(wanted, item.initial)
         return int(min(wanted, provider.max_blocks))
+
+    def _all_too_old(self, item: Blocks, demand: Demand, active: list[str]) -> bool:
+        """Tell whether all blocks end too soon for the jobs that were declined."""
+        return not any(self._time_left(item, number) >= demand.walltime for number in active)
+
+    def _make_room(self, item: Blocks) -> None:
+        """End a block that no waiting job fits into, where there may be no more beside it."""
+        if isinstance(item.executor, HighThroughputExecutor):
+            item.executor.scale_in_facade(1, max_idletime=IDLE_FOR_ROOM)
 
     def _time_left(self, item: Blocks, number: str) -> float:
         seconds = getattr(item.provider, "seconds", None)
