@@ -149,3 +149,12 @@ def test_memory_grows_to_its_cap_and_attempts_end(
     if cap and multiplier and multiplier > 1:
         assert max(tried) <= max(cap, request)
         assert sum(amount >= cap for amount in tried) <= 1
+
+
+def test_job_over_its_walltime_is_not_out_of_memory() -> None:
+    """A job that was killed after its walltime is tried again with the memory that it had."""
+    result = {"exit": 137, "memory": 5000, "overdue": True, "why": "ended after its walltime of 5 minutes"}
+    fields = {"number_of_retries": 2, "request_memory": 2000, "memory_multiplier": 2.0}
+    decision = decide(fields, result, failures=0, losses=0, memory=2000)
+    assert (decision.retry, decision.charged, decision.memory) == (True, True, None)
+    assert "walltime" in decision.why

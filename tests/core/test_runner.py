@@ -565,6 +565,25 @@ def test_job_that_does_not_end_is_killed(node: Node) -> None:
     assert held.result(10)["exit"] == 137
 
 
+def test_job_over_its_walltime(node: Node) -> None:
+    """A job that has used up its walltime is ended, and the result says why; others go on."""
+    other, fifo = node.begin_held(walltime=3600)
+    result = node.begin(script="sleep 60 & echo $! ; wait", walltime=0.3).result(10)
+    assert result["exit"] == 143
+    assert result["overdue"]
+    assert "walltime" in result["why"]
+    wait_gone(int(node.out()))
+    fifo.release()
+    assert other.result(10)["exit"] == 0
+
+
+def test_job_within_its_walltime(node: Node) -> None:
+    """A job that ends in time is not overdue, nor is the next one."""
+    for _ in range(2):
+        result = node.run("/bin/true", walltime=0.2)
+        assert (result["exit"], result.get("overdue")) == (0, None)
+
+
 def test_stopped_job_hears_that_it_has_to_end(node: Node) -> None:
     """A job that somebody stopped does not wait for the end of its time."""
     held, fifo = node.begin_held()

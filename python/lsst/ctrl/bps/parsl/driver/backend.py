@@ -92,6 +92,7 @@ class ParslBackend:
         self._pilots: Pilots | None = None
         self._setups: dict[str | None, dict[str, Any]] = {}
         self._here: set[str | None] = {None}
+        self._low_first: set[str] = set()
         self._monitored = False
         self._submitted = 0
         self._lock = threading.Lock()
@@ -144,6 +145,7 @@ class ParslBackend:
             setup |= {"cpus": None, "memory": None, "package": node_package(), **monitored}
             self._setups[executor.label] = setup
             if isinstance(executor, HighThroughputExecutor):
+                self._low_first.add(executor.label)
                 executor.interchange_launch_cmd = tied_command(self._paths, executor.interchange_launch_cmd)
 
     def submit(self, task: Task) -> None:
@@ -174,8 +176,8 @@ class ParslBackend:
             keywords: dict[str, Any] = {}
             if self._monitored:
                 keywords.update(stdout=task.spec["stdout"], stderr=task.spec["stderr"])
-            if task.resources:
-                keywords["parsl_resource_specification"] = task.resources
+            if resources := self._resources(task):
+                keywords["parsl_resource_specification"] = resources
             future = self._kernel.submit(
                 function,
                 app_args=(setup, task.spec),
@@ -185,6 +187,13 @@ class ParslBackend:
                 app_kwargs=keywords,
             )
         future.add_done_callback(lambda done: self._returned(number, _result(done)))
+
+    def _resources(self, task: Task) -> dict[str, Any]:
+        """Return what the executor is told about a job."""
+        if task.executor in self._low_first and task.priority:
+            # HighThroughputExecutor runs low numbers first, BPS high ones.
+            return {**task.resources, "priority": -task.priority}
+        return task.resources
 
     def _returned(self, number: int, result: dict[str, Any]) -> None:
         """Take a result; called in any thread, and more than once for a job that was given up."""

@@ -53,7 +53,8 @@ def decide(
     fields : `~collections.abc.Mapping`
         The job's fields of ``GenericWorkflowJob``.
     result : `~collections.abc.Mapping`
-        What the runner said: ``exit`` and ``memory`` (MB), or ``lost``.
+        What the runner said: ``exit`` and ``memory`` (MB), ``overdue`` where
+        it ended the job after its walltime, or ``lost``.
     failures : `int`
         Attempts before this one that count against the retries.
     losses : `int`
@@ -85,7 +86,7 @@ def decide(
     if code in (CANNOT_EXECUTE, NOT_FOUND):
         return Decision(False, True, why)
     peak = int(result.get("memory") or 0)
-    if code == _KILLED or (memory and peak >= memory):
+    if not result.get("overdue") and (code == _KILLED or (memory and peak >= memory)):
         why = f"{why}: out of memory; it had {peak} MB, and asked for {memory or 'no'} MB"
         grown = _grown(fields, memory, most_memory)
         if grown is None:

@@ -43,6 +43,9 @@ class Task:
     spec: dict[str, Any] = field(compare=False)
     """What the runner is told about it."""
 
+    priority: int = field(default=0, compare=False)
+    """BPS's priority; higher runs first."""
+
 
 class TaskMaker:
     """Makes tasks of the plan's jobs.
@@ -100,6 +103,7 @@ class TaskMaker:
             executor=None if on_host else self._sites.executor_of(job),
             resources={key: resources[key] for key in site.resource_list if key in resources},
             spec=spec,
+            priority=job.get_resources().get("priority", 0),
         )
 
     def _warn_about_cpus(self, label: str, wanted: int, most: float) -> None:

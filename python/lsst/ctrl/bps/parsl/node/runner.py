@@ -12,7 +12,9 @@ of it.
 from __future__ import annotations
 
 import fcntl
+import heapq
 import json
+import math
 import os
 import resource
 import selectors
@@ -40,6 +42,7 @@ class Running(NamedTuple):
     spec: dict[str, Any]
     started: float
     clock: float
+    deadline: float
 
 
 class Runner:
@@ -63,6 +66,8 @@ class Runner:
         self._directories: set[str] = set()
         self._setup: dict[str, Any] = {}
         self._kill_at: float | None = None
+        self._deadlines: list[tuple[float, int]] = []
+        self._overdue: set[int] = set()
         self._open = True
         self._journal, self._journal_path = -1, ""
         self._lines: list[bytes] = []
@@ -94,6 +99,7 @@ class Runner:
                 self._hang_up()
             self._reap()
             self._kill_late_ones()
+            self._end_overdue_ones()
             self._start_waiting()
             self._report()
 
@@ -168,9 +174,10 @@ class Runner:
         self._kill_at = deadline if self._kill_at is None else min(deadline, self._kill_at)
 
     def _time_left(self) -> float | None:
-        if self._kill_at is None:
-            return None
-        return max(0.0, self._kill_at - time.monotonic())
+        moments = [moment for moment, _ in self._deadlines[:1]]
+        if self._kill_at is not None:
+            moments.append(self._kill_at)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _kill_late_ones(self) -> None:
         if not self._doomed:
@@ -179,6 +186,20 @@ class Runner:
             for pid in self._doomed:
                 _signal_group(pid, signal.SIGKILL)
             self._kill_at = time.monotonic() + 1.0
+
+    def _end_overdue_ones(self) -> None:
+        """End jobs that have used up their walltime, the whole group of each."""
+        now = time.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            moment, pid = heapq.heappop(self._deadlines)
+            running = self._running.get(pid)
+            if running is None or running.deadline > moment:
+                continue  # It has ended, or another job has its number now.
+            first = pid not in self._overdue
+            self._overdue.add(pid)
+            _signal_group(pid, signal.SIGTERM if first else signal.SIGKILL)
+            _signal_group(pid, signal.SIGCONT)
+            heapq.heappush(self._deadlines, (now + (GRACE if first else 1.0), pid))
 
     # Starting jobs.
 
@@ -229,8 +250,11 @@ class Runner:
             for fd in (out, err, script):
                 if fd >= 0:
                     os.close(fd)
-        now = time.time()
-        self._running[pid] = Running(spec, now, time.monotonic())
+        now, clock = time.time(), time.monotonic()
+        deadline = clock + spec["walltime"] if spec.get("walltime") else math.inf
+        self._running[pid] = Running(spec, now, clock, deadline)
+        if deadline < math.inf:
+            heapq.heappush(self._deadlines, (deadline, pid))
         self._cpus += spec["cpus"]
         self._memory += spec["memory"]
         record = {"e": "start", "j": spec["j"], "a": spec["a"], "t": round(now, 3), "pid": pid}
@@ -289,7 +313,15 @@ class Runner:
             _signal_group(pid, signal.SIGKILL)
             self._cpus -= running.spec["cpus"]
             self._memory -= running.spec["memory"]
-            self._finish(running.spec, _measured(running, status, usage))
+            result = _measured(running, status, usage)
+            if pid in self._overdue:
+                self._overdue.discard(pid)
+                minutes = running.spec["walltime"] / 60
+                result["why"] = (
+                    f"ended after its walltime of {minutes:g} minutes (exit code {result['exit']})"
+                )
+                result["overdue"] = True
+            self._finish(running.spec, result)
 
     def _finish(self, spec: dict[str, Any], result: dict[str, Any]) -> None:
         record = {"e": "end", "j": spec["j"], "a": spec["a"], "t": result["end"], **result}
