@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lsst.ctrl.bps.parsl.driver.limits import Limits
 from lsst.ctrl.bps.parsl.driver.loop import Driver
 from lsst.ctrl.bps.parsl.driver.tasks import Task
 from lsst.ctrl.bps.parsl.journal import Journal
@@ -180,6 +181,10 @@ class FakeBackend:
         for _ in range(min(len(self._tasks), self._random.randint(1, 3))):
             self._end_one()
 
+    def flying(self) -> list[int]:
+        """Return the jobs that run."""
+        return [task.job for task in self._tasks]
+
     def _priority(self, job: int) -> int:
         return int((self.state.plan.template(job).fields or {}).get("priority") or 0)
 
@@ -227,6 +232,7 @@ def drive(
     window: int = 5,
     retries: int | None = None,
     record_nodes: bool = False,
+    limits: Mapping[str, int] | None = None,
     on_step: Callable[[FakeBackend, Driver], None] | None = None,
 ) -> Run:
     """Drive a run to its end, as a new process does: from what is on the disk."""
@@ -235,7 +241,14 @@ def drive(
     backend = FakeBackend(state, script or {}, seed, window, paths if record_nodes else None)
     ticks = iter(range(1_000_000_000))
     driver = Driver(
-        state, journal, backend, FakeMaker(), paths, retries=retries, clock=lambda: float(next(ticks))
+        state,
+        journal,
+        backend,
+        FakeMaker(),
+        paths,
+        retries=retries,
+        limits=Limits(limits or {}),
+        clock=lambda: float(next(ticks)),
     )
     if on_step is not None:
         backend.on_step = lambda fake: on_step(fake, driver)

@@ -95,6 +95,34 @@ def test_window_is_filled_and_never_passed(tmp_path: Path) -> None:
     assert all(len(event["j"]) <= 7 for event in events(paths, "pending"))
 
 
+def test_limited_jobs_run_so_many_at_once(tmp_path: Path) -> None:
+    """Jobs with a concurrency limit run as many at once as it says, others beside them as they come."""
+    lines = [plan_line(f"db{n}", concurrency_limit="db_limit") for n in range(12)]
+    lines += [plan_line(f"both{n}", concurrency_limit="db_limit, tape") for n in range(4)]
+    lines += [plan_line(f"free{n}", concurrency_limit="unknown") for n in range(12)]
+    plan, paths = make_plan(tmp_path, lines)
+    seen: list[tuple[int, int, int]] = []
+
+    def look(backend: FakeBackend, driver: Driver) -> None:
+        jobs = backend.flying()
+        limited, both = sum(job < 16 for job in jobs), sum(12 <= job < 16 for job in jobs)
+        seen.append((limited, both, len(jobs)))
+
+    run = drive(plan, paths, window=8, limits={"db_limit": 3, "tape": 1}, on_step=look)
+    assert set(run.states) == {JobState.SUCCEEDED}
+    assert max(limited for limited, _, _ in seen) in (2, 3)
+    assert max(both for _, both, _ in seen) <= 1
+    assert max(total for _, _, total in seen) > 3
+
+
+def test_limited_job_that_fails_makes_room(tmp_path: Path) -> None:
+    """An attempt that fails frees its place, and its next attempt asks for one again."""
+    lines = [plan_line(f"db{n}", concurrency_limit="db_limit", number_of_retries=2) for n in range(5)]
+    plan, paths = make_plan(tmp_path, lines)
+    run = drive(plan, paths, {1: fails(), 3: after(1, LOST, SUCCEEDS)}, limits={"db_limit": 1})
+    assert [run.times(job) for job in range(5)] == [1, 3, 1, 2, 1]
+
+
 def test_failed_job_runs_again_as_often_as_it_may(tmp_path: Path) -> None:
     """One attempt and the retries, and not one more."""
     plan, paths = make_plan(tmp_path, [plan_line("a", number_of_retries=3), plan_line("b", [0])])

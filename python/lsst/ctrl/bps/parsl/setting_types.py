@@ -14,6 +14,7 @@ __all__ = [
     "Count",
     "Fraction",
     "Gigabytes",
+    "Limits",
     "Lines",
     "Memory",
     "Number",
@@ -164,6 +165,9 @@ Words = Annotated[str, BeforeValidator(_words), AfterValidator(_one_line)]
 
 Lines = Annotated[str, BeforeValidator(_lines)]
 """One or more lines; a list of them will do."""
+
+Limits = Annotated[dict[str, Count], BeforeValidator(_mapping)]
+"""A number of things for each name."""
 
 Options = Annotated[dict[str, Any], BeforeValidator(_mapping)]
 """Keyword arguments for a class of Parsl's."""

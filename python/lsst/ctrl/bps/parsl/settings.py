@@ -19,7 +19,7 @@ from lsst.ctrl.bps import BPS_DEFAULTS
 
 from .errors import ConfigurationError
 from .job import DEFAULTS as JOB_FIELDS
-from .setting_types import Seconds, Whole
+from .setting_types import Limits, Seconds, Whole
 
 __all__ = ["SiteSettings", "read_settings"]
 
@@ -43,6 +43,10 @@ class SiteSettings(BaseModel):
     retries: Whole | None = None
     """How often a failed job is run again, in place of each job's
     ``numberOfRetries``."""
+
+    concurrencyLimits: Limits = {}
+    """How many jobs of this run may run at once that have a certain
+    ``concurrencyLimit``, by its name, as in ``{db_limit: 10}``."""
 
     run_dir: str = "runinfo"
     """Directory for Parsl's own files; relative to the submit directory."""

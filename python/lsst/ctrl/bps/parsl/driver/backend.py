@@ -190,7 +190,7 @@ class ParslBackend:
 
     def _resources(self, task: Task) -> dict[str, Any]:
         """Return what the executor is told about a job."""
-        if task.executor in self._low_first and task.priority:
+        if task.executor in self._low_first:
             # HighThroughputExecutor runs low numbers first, BPS high ones.
             return {**task.resources, "priority": -task.priority}
         return task.resources

@@ -22,6 +22,7 @@ from ..liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
 from ..paths import SubmitPaths
 from ..state import JobState, RunState
 from .backend import Backend
+from .limits import Limits
 from .retry import decide
 from .tail import NodeTail, recorded_ends
 from .tasks import Task
@@ -76,6 +77,8 @@ class Driver:
         The site's number of retries, in place of the jobs'.
     most_memory : `float`, optional
         Memory in MB that the site has for a job.
+    limits : `Limits`, optional
+        How many jobs of a kind may run at once.
     clock : `~collections.abc.Callable`, optional
         Time in seconds since 1970.
     """
@@ -91,6 +94,7 @@ class Driver:
         lock: RunLock | None = None,
         retries: int | None = None,
         most_memory: float | None = None,
+        limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.state = state
@@ -102,6 +106,7 @@ class Driver:
         self._listener: Listener | None = None
         self._retries = retries
         self._most_memory = most_memory
+        self._limits = limits or Limits({})
         self._clock = clock
         self._results: queue.SimpleQueue[tuple[Task, dict[str, Any]] | None] = queue.SimpleQueue()
         self._ready: list[tuple[int, int]] = []
@@ -207,14 +212,19 @@ class Driver:
             heapq.heappush(self._ready, (-int(fields.get("priority") or 0), job))
         tasks: list[Task] = []
         while self._ready and self._in_flight + len(tasks) < self._backend.window:
-            _, job = heapq.heappop(self._ready)
-            if state.states[job] == JobState.READY:
+            item = heapq.heappop(self._ready)
+            job = item[1]
+            if state.states[job] == JobState.READY and self._limits.take(self._limits_of(job), item):
                 tasks.append(self._maker.make(job, state.attempts[job] + 1, state.memory.get(job)))
         if tasks:
             self._record({"e": "pending", "j": [task.job for task in tasks]})
             self._in_flight += len(tasks)
             for task in tasks:
                 self._backend.submit(task)
+
+    def _limits_of(self, job: int) -> list[str]:
+        fields = self.state.plan.template(job).fields or {}
+        return self._limits.names(fields.get("concurrency_limit"))
 
     def _completed(self, task: Task, result: dict[str, Any]) -> None:
         """Note a result; called by the backend in any thread."""
@@ -232,6 +242,9 @@ class Driver:
     def _take_down(self, results: list[tuple[Task, dict[str, Any]]]) -> None:
         """Write results down."""
         self._in_flight -= len(results)
+        for task, _ in results:
+            for item in self._limits.release(self._limits_of(task.job)):
+                heapq.heappush(self._ready, item)
         lost = {(task.job, task.attempt) for task, result in results if "lost" in result}
         recorded = recorded_ends(self._paths, lost) if lost else {}
         succeeded = []

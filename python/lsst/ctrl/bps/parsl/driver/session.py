@@ -23,6 +23,7 @@ from ..replay import replay
 from ..site import SiteConfig, site_name
 from ..state import JobState, RunState
 from .backend import ParslBackend
+from .limits import Limits
 from .loop import Driver
 from .sites import Sites
 from .tasks import TaskMaker
@@ -72,6 +73,7 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
         lock=lock,
         retries=sites.main.settings.retries,
         most_memory=_most_memory(config, sites.main),
+        limits=Limits(sites.main.settings.concurrencyLimits),
     )
 
 

@@ -103,7 +103,7 @@ class TaskMaker:
             executor=None if on_host else self._sites.executor_of(job),
             resources={key: resources[key] for key in site.resource_list if key in resources},
             spec=spec,
-            priority=job.get_resources().get("priority", 0),
+            priority=resources.get("priority", 0),
         )
 
     def _warn_about_cpus(self, label: str, wanted: int, most: float) -> None:
