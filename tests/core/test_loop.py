@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lsst.ctrl.bps.parsl.driver import loop
 from lsst.ctrl.bps.parsl.driver.loop import GRACE_SECONDS, Driver
 from lsst.ctrl.bps.parsl.driver.retry import MOST_LOSSES
-from lsst.ctrl.bps.parsl.errors import StorageError
+from lsst.ctrl.bps.parsl.errors import RunAbortedError, StorageError
 from lsst.ctrl.bps.parsl.journal import read_journal
 from lsst.ctrl.bps.parsl.liveness import Holder, ask_to_cancel
 from lsst.ctrl.bps.parsl.node.records import encode_line
@@ -121,6 +121,31 @@ def test_limited_job_that_fails_makes_room(tmp_path: Path) -> None:
     plan, paths = make_plan(tmp_path, lines)
     run = drive(plan, paths, {1: fails(), 3: after(1, LOST, SUCCEEDS)}, limits={"db_limit": 1})
     assert [run.times(job) for job in range(5)] == [1, 3, 1, 2, 1]
+
+
+@pytest.mark.parametrize(("value", "status"), [(None, 7), (3, 3), (0, 0)])
+def test_exit_code_that_aborts_the_run(tmp_path: Path, value: int | None, status: int) -> None:
+    """A job's ``abortOnValue`` ends the run without a retry: the rest is deleted, and the exit
+    status is ``abortReturnValue``, or the job's.
+    """
+    more: dict[str, Any] = {"abort_on_value": 7, "abort_return_value": value, "number_of_retries": 5}
+    lines = [plan_line("bad", **more), *(plan_line(f"j{n}", priority=-1) for n in range(20))]
+    plan, paths = make_plan(tmp_path, [*lines, plan_line("child", [1])])
+    run = drive(plan, paths, {0: fails(7)}, window=2)
+    assert run.times(0) == 1
+    assert run.states[0] == JobState.FAILED
+    assert JobState.DELETED in run.states
+    assert set(run.states) <= {JobState.FAILED, JobState.DELETED, JobState.SUCCEEDED}
+    assert isinstance(run.driver.error, RunAbortedError)
+    assert run.driver.error.exit_code == status
+
+
+def test_other_exit_code_does_not_abort(tmp_path: Path) -> None:
+    """A job that fails in another way is tried again as usual."""
+    plan, paths = make_plan(tmp_path, [plan_line("a", abort_on_value=7, number_of_retries=1), plan_line("b")])
+    run = drive(plan, paths, {0: fails(6)})
+    assert (run.times(0), run.states[1]) == (2, JobState.SUCCEEDED)
+    assert run.driver.error is None
 
 
 def test_failed_job_runs_again_as_often_as_it_may(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@
             ├── RunFailedError     jobs failed for good
             ├── RunCancelledError  somebody cancelled it
             ├── RunInterruptedError  a signal stopped the driver
-            └── NoWorkersError     no worker can be had for the jobs
+            ├── NoWorkersError     no worker can be had for the jobs
+            └── RunAbortedError    a job ended with its abortOnValue
 
 ``bps`` prints a `click.ClickException` as one sentence without a traceback
 and exits with its ``exit_code``; from Python they are ordinary exceptions.
@@ -34,6 +35,7 @@ __all__ = [
     "DamagedFileError",
     "NoWorkersError",
     "ParslBpsError",
+    "RunAbortedError",
     "RunCancelledError",
     "RunEndedError",
     "RunFailedError",
@@ -135,6 +137,22 @@ class RunCancelledError(RunEndedError):
 
 class NoWorkersError(RunEndedError):
     """No worker can be had for the jobs; the run can be resumed."""
+
+
+class RunAbortedError(RunEndedError):
+    """A job ended with the value that aborts the run.
+
+    Parameters
+    ----------
+    message : `str`
+        The sentence for the user.
+    exit_code : `int`
+        BPS's ``abortReturnValue``, or the job's exit code.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads the instance's.
 
 
 class RunInterruptedError(RunEndedError):

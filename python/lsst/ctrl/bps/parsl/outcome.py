@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import (
     NoWorkersError,
+    RunAbortedError,
     RunCancelledError,
     RunEndedError,
     RunFailedError,
@@ -42,6 +43,8 @@ def error_of(name: str, state: RunState, error: RunEndedError | None, config: Pa
     totals = state.totals()
     resume = f"bps restart --id {name}"
     done = f"{totals[JobState.SUCCEEDED]} of {sum(totals.values())} jobs succeeded"
+    if isinstance(error, RunAbortedError):
+        return RunAbortedError(f"{error.message}; {done}. Resume with: {resume}", error.exit_code)
     if error is not None:
         return NoWorkersError(
             f"{error.message}\n{done}. The settings of the run, which you can edit, are in {config}. "

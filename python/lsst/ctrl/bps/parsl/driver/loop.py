@@ -12,11 +12,12 @@ import heapq
 import logging
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
-from ..errors import RunEndedError
+from ..errors import RunAbortedError, RunEndedError
 from ..journal import Journal
 from ..liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
 from ..paths import SubmitPaths
@@ -276,15 +277,33 @@ class Driver:
             retries=self._retries,
         )
         code = int(result.get("exit", 1))
+        if code == fields.get("abort_on_value") and "lost" not in result:
+            decision = replace(decision, retry=False, memory=None)
         event = {"e": "fail", "j": job, "exit": code, "why": decision.why, "retry": decision.retry}
         event["charged"] = decision.charged
         event["lost"] = "lost" in result
         if decision.memory:
             event["memory"] = decision.memory
         self._record(event)
+        if code == fields.get("abort_on_value") and "lost" not in result:
+            self._abort(job, code, fields)
+            return
         level = logging.WARNING if decision.retry else logging.ERROR
         follows = "it will be run again" if decision.retry else f"its output: {task.spec['stderr']}"
         _LOG.log(level, "Job %s: %s; %s", state.plan.job(job).name, decision.why, follows)
+
+    def _abort(self, job: int, code: int, fields: Mapping[str, Any]) -> None:
+        """End the run as BPS's abortOnValue has it (DAGMan's ABORT-DAG-ON)."""
+        value = fields.get("abort_return_value")
+        name = self.state.plan.job(job).name
+        self.error = RunAbortedError(
+            f"Job {name} ended with exit code {code}, which aborts the run",
+            code if value is None else int(value),
+        )
+        _LOG.error("%s.", self.error.message)
+        if not self.state.cancelled:
+            self._record({"e": "cancel"})
+            self._backend.kill(GRACE_SECONDS)
 
     def _look_around(self) -> None:
         """Do what is due from time to time."""
