@@ -9,6 +9,8 @@
 ``values-table``
     Keys and values of a mapping, such as the defaults of a facility; a column
     for each entry where the values are mappings themselves.
+``types-table``
+    The types of a module that have a docstring.
 ``names-list``
     The strings of a tuple of the package, side by side.
 """
@@ -28,6 +30,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.functional_validators import AfterValidator, BeforeValidator
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from lsst.ctrl.bps.parsl import setting_types
@@ -40,6 +43,7 @@ _KINDS = {
     "Gigabytes": "number of GB, or with a unit",
     "Lines": "text, or list of lines",
     "Options": "mapping",
+    "Limits": "mapping of names to whole numbers",
     "Word": "one word",
     "Words": "command line options",
 }
@@ -73,9 +77,12 @@ def _functions(metadata: Iterable[Any]) -> list[Any]:
     return [item.func for item in metadata if isinstance(item, BeforeValidator | AfterValidator)]
 
 
-_VALIDATORS = [
-    (_functions(typing.get_args(getattr(setting_types, name))), name, words) for name, words in _KINDS.items()
-]
+def _known(name: str) -> tuple[Any, list[Any]]:
+    base, *metadata = typing.get_args(getattr(setting_types, name))
+    return base, _functions(metadata)
+
+
+_KNOWN = [(_known(name), name, words) for name, words in _KINDS.items()]
 
 
 def kind_of(annotation: Any, metadata: list[Any]) -> tuple[str, str] | None:
@@ -93,11 +100,14 @@ def kind_of(annotation: Any, metadata: list[Any]) -> tuple[str, str] | None:
     kind : `tuple` or `None`
         Its name and the words for it; `None` for other types.
     """
-    for member in typing.get_args(annotation):
-        if typing.get_origin(member) is typing.Annotated:
-            metadata = [*metadata, *typing.get_args(member)]
-    functions = _functions(metadata)
-    return next(((name, words) for known, name, words in _VALIDATORS if functions == known), None)
+    if typing.get_origin(annotation) in (typing.Union, UnionType):
+        members = [member for member in typing.get_args(annotation) if member is not NoneType]
+        if len(members) == 1:
+            annotation = members[0]
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation, *metadata = typing.get_args(annotation)
+    sought = (annotation, _functions(metadata))
+    return next(((name, words) for known, name, words in _KNOWN if sought == known), None)
 
 
 def describe_type(annotation: Any, metadata: list[Any]) -> str:
@@ -304,6 +314,23 @@ class ValuesTable(SphinxDirective):
         return self.parse_text_to_nodes(list_table(widths, head, rows))
 
 
+class TypesTable(SphinxDirective):
+    """The table of the types of a module."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        documented = ModuleAnalyzer.for_module(self.arguments[0]).find_attr_docs()
+        public = import_module(self.arguments[0]).__all__
+        rows = [
+            (f"``{name}``", " ".join(lines).strip())
+            for (_, name), lines in sorted(documented.items())
+            if name in public
+        ]
+        return self.parse_text_to_nodes(list_table("20 80", ("type", "meaning"), rows))
+
+
 class NamesList(SphinxDirective):
     """The strings of a tuple."""
 
@@ -322,5 +349,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("settings-table", SettingsTable)
     app.add_directive("which-tables", WhichTables)
     app.add_directive("values-table", ValuesTable)
+    app.add_directive("types-table", TypesTable)
     app.add_directive("names-list", NamesList)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
