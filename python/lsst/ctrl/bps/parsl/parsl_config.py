@@ -8,6 +8,7 @@ from typing import Any
 from lsst.ctrl.bps import BpsConfig
 
 from .errors import ConfigurationError
+from .setting_types import clock_time, walltime_seconds
 
 __all__ = ["PARSL_CONFIG", "section_of_parsl_config"]
 
@@ -103,14 +104,27 @@ def section_of_parsl_config(config: BpsConfig) -> dict[str, Any]:
         "class": f"{_SITES}.{name}",
         "retries": 0,
         "monitorInterval": 60.0,
-        "monitorFilename": "monitoring.db",
+        "monitorFilename": "runinfo/monitoring.db",
         **defaults,
     }
     for key, value in block.items():
         if key not in _ELSEWHERE and value is not None:
             section[names.get(str(key), str(key))] = value
-    if block.get("time_min"):
-        section["scheduler_options"] = f"#SBATCH --time-min={block['time_min']}"
-    if block.get("coprocess"):
-        section["executor_options"] = {"coprocess": True}
+    if block.get("time_min") is not None:
+        section["scheduler_options"] = [*_lines_of(section), f"#SBATCH --time-min={_time_min(block)}"]
+    if block.get("coprocess") is not None:
+        options = section.get("executor_options") or {}
+        section["executor_options"] = {**options, "coprocess": block["coprocess"]}
     return section
+
+
+def _lines_of(section: dict[str, Any]) -> list[str]:
+    lines = section.get("scheduler_options") or []
+    return [lines] if isinstance(lines, str) else list(lines)
+
+
+def _time_min(block: dict[str, Any]) -> str:
+    try:
+        return clock_time(walltime_seconds(block["time_min"]))
+    except ValueError as exc:
+        raise ConfigurationError(f"{PARSL_CONFIG}.time_min: {block['time_min']!r}: {exc}.") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -37,6 +38,12 @@ _SHOW = {
 }
 _END = {"torque": ["qdel"], "pbspro": ["qdel"], "lsf": ["bkill"]}
 
+_UNKNOWN_JOB = (153, 35)
+"""Exit statuses of Torque's and PBS Professional's qstat for a job that they
+do not know (any more)."""
+
+_GONE = ("unknown job", "has finished", "is not found", "invalid job id")
+
 
 def record_pilots(path: Path, scheduler: str, **what: str | None) -> None:
     """Write down what is asked of a batch system, before it is asked.
@@ -54,7 +61,9 @@ def record_pilots(path: Path, scheduler: str, **what: str | None) -> None:
     with storage_errors(path, "write down what is submitted"):
         fd = open_append(path, PRIVATE)
         try:
-            os.write(fd, json.dumps({"scheduler": scheduler, **what}).encode() + b"\n")
+            whole = path.read_bytes()[-1:] in (b"", b"\n")
+            line = json.dumps({"scheduler": scheduler, **what}).encode() + b"\n"
+            os.write(fd, line if whole else b"\n" + line)
         finally:
             os.close(fd)
 
@@ -80,12 +89,12 @@ def end_pilots(path: Path) -> int:
     ended = 0
     seen = set()
     for record in _records(path):
-        if record["scheduler"] == "slurm":
+        if "tag" in record:
             key = (record["tag"], record.get("clusters"))
             if key not in seen:
                 seen.add(key)
                 ended += _end_slurm_jobs(*key)
-        elif record["scheduler"] in _SHOW:
+        elif record.get("scheduler") in _SHOW and {"id", "name"} <= set(record):
             ended += _end_job(record["scheduler"], record["id"], record["name"])
     if ended:
         _LOG.info("%d jobs that an earlier driver left in the queue were removed.", ended)
@@ -101,9 +110,10 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-            yield {"scheduler": record["scheduler"], **record}
-        except (ValueError, TypeError, KeyError):
+        except ValueError:
             continue  # A line that was being written when its writer was killed.
+        if isinstance(record, dict):
+            yield record
 
 
 def _end_slurm_jobs(tag: str, clusters: str | None) -> int:
@@ -127,22 +137,45 @@ def _end_slurm_jobs(tag: str, clusters: str | None) -> int:
 
 
 def _end_job(scheduler: str, number: str, name: str) -> int:
-    """End one job, if it is still the one that it was."""
-    try:
-        shown = _run([*_SHOW[scheduler], number])
-        if shown.returncode != 0 or name not in shown.stdout.replace("\n\t", ""):
-            return 0
-        return int(_run([*_END[scheduler], number]).returncode == 0)
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise SchedulerError(f"{_SHOW[scheduler][0]} {number}: {exc}") from None
+    """End one job, if it is still the one that it was, and wait until it is gone."""
+    if not _is_there(scheduler, number, name):
+        return 0
+    deadline = time.monotonic() + END_SECONDS
+    done = _run([*_END[scheduler], number])
+    while _is_there(scheduler, number, name):
+        if time.monotonic() > deadline or done.returncode != 0:
+            said = " ".join(f"{done.stderr} {done.stdout}".split())
+            raise SchedulerError(
+                f"Job {number} of an earlier driver is still in the queue ({_END[scheduler][0]}: {said}). "
+                "Wait until it is gone, then repeat the command."
+            )
+        time.sleep(0.5)
+    return 1
+
+
+def _is_there(scheduler: str, number: str, name: str) -> bool:
+    """Tell whether a job of that number and name is in the queue."""
+    shown = _run([*_SHOW[scheduler], number])
+    said = " ".join(f"{shown.stderr} {shown.stdout}".split())
+    if shown.returncode != 0:
+        if shown.returncode in _UNKNOWN_JOB or any(words in said.lower() for words in _GONE):
+            return False
+        raise SchedulerError(f"{_SHOW[scheduler][0]} {number}: {said or f'exit status {shown.returncode}'}")
+    # Long values are folded.
+    text = shown.stdout.replace("\n\t", "")
+    ended = re.search(r"job_state = [CF]\b", text) is not None
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) is not None and not ended
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=COMMAND_SECONDS,
-        stdin=subprocess.DEVNULL,
-    )
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=COMMAND_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise SchedulerError(f"{' '.join(command)}: {exc}") from None

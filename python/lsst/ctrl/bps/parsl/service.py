@@ -70,6 +70,7 @@ class ParslService(BaseWmsService):
         ConfigurationError
             Raised with everything that is wrong.
         """
+        _leave_if_surplus(self.config)
         complaints = [*_config_complaints(self.config), *_submit_path_complaints(self.config)]
         if complaints:
             raise ConfigurationError(complaints)
@@ -340,6 +341,19 @@ def _config_complaints(config: BpsConfig) -> list[str]:
     except ConfigurationError as exc:
         complaints.extend(exc.complaints)
     return complaints
+
+
+def _leave_if_surplus(config: BpsConfig) -> None:
+    """End this process where another one does the same."""
+    from .site import SiteConfig
+
+    try:
+        surplus = SiteConfig.from_config(config).is_surplus()
+    except ConfigurationError:
+        return  # It is said with all the others.
+    if surplus:
+        _LOG.info("The first task of this srun does it all; this one ends.")
+        raise SystemExit(0)
 
 
 def _say_what_is_understood(config: BpsConfig) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ __all__ = [
     "Limits",
     "Lines",
     "Memory",
+    "Name",
     "Number",
     "Options",
     "Seconds",
@@ -25,6 +27,7 @@ __all__ = [
     "Word",
     "Words",
     "clock_time",
+    "walltime_seconds",
 ]
 
 _UNITS = {"k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0**2}
@@ -59,8 +62,12 @@ def _seconds(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(how)
     if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(how)
         return round(value * 3600)
     if isinstance(value, int):
+        if value <= 0:
+            raise ValueError("it must be more than 0")
         if value < 60:
             raise ValueError(f'is it minutes or hours? {how}; "0:{value:02d}:00" is {value} minutes')
         return value
@@ -74,6 +81,27 @@ def _seconds(value: object) -> int:
             return 60 * int(third)
         return 3600 * int(first or 0) + 60 * int(second) + int(third)
     raise ValueError(how)
+
+
+def walltime_seconds(value: object) -> int:
+    """Read a time as it stands in YAML.
+
+    Parameters
+    ----------
+    value : `object`
+        As for the type `Walltime`.
+
+    Returns
+    -------
+    seconds : `int`
+        The time in seconds.
+
+    Raises
+    ------
+    ValueError
+        Raised if it cannot be read.
+    """
+    return _seconds(value)
 
 
 def clock_time(seconds: int) -> str:
@@ -105,6 +133,12 @@ def _one_word(value: str) -> str:
     return value
 
 
+def _plain(value: str) -> str:
+    if not re.fullmatch(r"[\w.,:@%+=/-]+", value):
+        raise ValueError("a name is wanted, of letters, digits and . , : @ % + = / -")
+    return value
+
+
 def _lines(value: object) -> object:
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return "\n".join(value)
@@ -133,7 +167,7 @@ def _mapping(value: object) -> object:
     raise ValueError("names and values are wanted")
 
 
-Number = Annotated[float, BeforeValidator(_no_boolean)]
+Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
 """A number."""
 
 Whole = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)]
@@ -145,13 +179,15 @@ Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
 Fraction = Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, le=1)]
 """A number from 0 to 1."""
 
-Seconds = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, allow_inf_nan=False)]
 """A time in seconds."""
 
-Memory = Annotated[float, BeforeValidator(lambda value: _size(value, "m")), Field(gt=0)]
+Memory = Annotated[float, BeforeValidator(lambda value: _size(value, "m")), Field(gt=0, allow_inf_nan=False)]
 """A memory size in MB."""
 
-Gigabytes = Annotated[float, BeforeValidator(lambda value: _size(value, "g")), Field(gt=0)]
+Gigabytes = Annotated[
+    float, BeforeValidator(lambda value: _size(value, "g")), Field(gt=0, allow_inf_nan=False)
+]
 """A memory size in GB."""
 
 Walltime = Annotated[int, BeforeValidator(_seconds), Field(gt=0)]
@@ -159,6 +195,9 @@ Walltime = Annotated[int, BeforeValidator(_seconds), Field(gt=0)]
 
 Word = Annotated[str, BeforeValidator(_text), AfterValidator(_one_word)]
 """A name that may stand in a line of a batch script."""
+
+Name = Annotated[str, BeforeValidator(_text), AfterValidator(_plain)]
+"""A name that means nothing else to a shell."""
 
 Words = Annotated[str, BeforeValidator(_words), AfterValidator(_one_line)]
 """Options for a command, which a shell takes for nothing else."""

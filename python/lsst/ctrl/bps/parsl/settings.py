@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -101,7 +101,9 @@ def bps_keys() -> frozenset[str]:
     return frozenset(camel | set(BPS_DEFAULTS) | {"memoryLimit", "numCores", "computeSite", "profile"})
 
 
-def read_settings(model: type[S], section: Mapping[str, Any], where: str) -> S:
+def read_settings(
+    model: type[S], section: Mapping[str, Any], where: str, elsewhere: Collection[str] = ()
+) -> S:
     """Read the settings of a site.
 
     Parameters
@@ -113,6 +115,8 @@ def read_settings(model: type[S], section: Mapping[str, Any], where: str) -> S:
         good as missing.
     where : `str`
         Name of the section, for complaints.
+    elsewhere : `~collections.abc.Collection` [`str`], optional
+        Keys of other models, which are no misspelt ones of this.
 
     Returns
     -------
@@ -130,7 +134,7 @@ def read_settings(model: type[S], section: Mapping[str, Any], where: str) -> S:
     complaints = [
         f"{where}.{key}: unknown setting; did you mean {meant}?"
         for key in values
-        if (meant := _near_miss(key, keys_of(model)))
+        if key not in elsewhere and (meant := _near_miss(key, keys_of(model)))
     ]
     try:
         settings = model.model_validate(values)

@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 from lsst.utils import doImport
@@ -18,6 +20,7 @@ from parsl.executors.base import ParslExecutor
 
 from .configuration import get_bps_config_value, get_workflow_name
 from .errors import ConfigurationError
+from .files import make_directory
 from .parsl_config import PARSL_CONFIG, section_of_parsl_config
 from .paths import SubmitPaths
 from .settings import SiteSettings, keys_of, read_settings
@@ -75,7 +78,8 @@ class SiteConfig(ABC):
         if self.settings_model is None:
             section = {key: value for key, value in section.items() if key in known}
         given = {key: value for key, value in section.items() if value is not None}
-        return read_settings(model, {**self.defaults, **given}, self.where)
+        self.given_keys = frozenset(given)
+        return read_settings(model, {**self.defaults, **given}, self.where, _keys_of_our_sites())
 
     def _value(self, key: str) -> object:
         """Return a setting, with what it names put in.
@@ -89,6 +93,10 @@ class SiteConfig(ABC):
         if isinstance(value, BpsConfig):
             return value.toDict()
         if isinstance(value, str):
+            if (match := re.fullmatch(r"{([A-Za-z_]\w*)}", value)) and key != "commandPrefix":
+                # Nothing else: the value keeps its type.
+                found, variable = self.config.search(match.group(1), opt={"searchobj": self.site})
+                return variable if found else value
             return re.sub(r"(?<!\$){([A-Za-z_]\w*)}", self._variable, value)
         return value
 
@@ -157,7 +165,8 @@ class SiteConfig(ABC):
             `SiteConfig`, or if its settings are wrong.
         """
         section = cls.get_site_subconfig(config)
-        where = f"site.{site_name(config)}.class"
+        name_of_site = site_name(config)
+        where = f"site.{name_of_site}.class" if name_of_site is not None else PARSL_CONFIG
         name = _text(section, "class", where)
         if not name:
             raise ConfigurationError(
@@ -176,7 +185,7 @@ class SiteConfig(ABC):
             return site_class(config)
         except (KeyError, RuntimeError, TypeError, ValueError) as exc:
             reason = exc.args[0] if exc.args else exc
-            raise ConfigurationError(f"site.{site_name(config)}: {reason}") from exc
+            raise ConfigurationError(f"{where.removesuffix('.class')}: {reason}") from exc
 
     @abstractmethod
     def get_executors(self) -> list[ParslExecutor]:
@@ -241,10 +250,12 @@ class SiteConfig(ABC):
             return None
         from parsl.monitoring import MonitoringHub
 
+        path = self._in_submit_path(self.settings.monitorFilename)
+        make_directory(os.path.dirname(path))
         return MonitoringHub(
             workflow_name=get_workflow_name(self.config),
             resource_monitoring_interval=self.settings.monitorInterval,
-            logging_endpoint=f"sqlite:///{self._in_submit_path(self.settings.monitorFilename)}",
+            logging_endpoint=f"sqlite:///{path}",
         )
 
     def get_parsl_config(self) -> parsl.config.Config:
@@ -274,6 +285,16 @@ class SiteConfig(ABC):
         """
         return []
 
+    def is_surplus(self) -> bool:
+        """Tell whether this process is one too many.
+
+        Returns
+        -------
+        surplus : `bool`
+            Whether another one does the same.
+        """
+        return False
+
     def check(self) -> None:
         """Make the executors, to see whether they can be made.
 
@@ -287,6 +308,11 @@ class SiteConfig(ABC):
         except (KeyError, RuntimeError, TypeError, ValueError) as exc:
             reason = exc.args[0] if exc.args else exc
             raise ConfigurationError(f"{self.where}: {reason}") from exc
+        if self.settings.monitorEnable and find_spec("sqlalchemy") is None:
+            raise ConfigurationError(
+                f"{self.where}.monitorEnable: Parsl's monitoring is not installed. Install it with: "
+                "pip install 'parsl[monitoring]'."
+            )
         if not executors:
             raise ConfigurationError(f"{self.where}: {type(self).__name__} has no executor.")
 
@@ -312,6 +338,13 @@ class SiteConfig(ABC):
 
     def _in_submit_path(self, path: str) -> str:
         return os.path.join(SubmitPaths(self.config["submitPath"]).submit_path, path)
+
+
+def _keys_of_our_sites() -> Collection[str]:
+    """Return the settings of all our site classes, which build on this module."""
+    module = import_module(f"{__package__}.sites.foreign_keys")
+    keys: Collection[str] = module.owners()
+    return keys
 
 
 def site_name(config: BpsConfig) -> str | None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import subprocess
 from collections.abc import Sequence
@@ -27,6 +26,14 @@ _REFUSALS = (
     "invalid qos",
     "invalid feature",
     "invalid reservation",
+    "reservation is invalid",
+    "invalid license",
+    "invalid node name",
+    "invalid wckey",
+    "invalid trackable resource",
+    "invalid directive",
+    "is not a valid node count",
+    "invalid numeric value",
     "invalid gres",
     "invalid generic resource",
     "invalid job constraint",
@@ -100,8 +107,7 @@ def list_jobs(timeout: float, clusters: str | None = None) -> list[SlurmJob]:
     SchedulerError
         Raised if squeue does not answer, or with an error.
     """
-    user = pwd.getpwuid(os.getuid()).pw_name
-    command = ["squeue", "--noheader", f"--user={user}", "--states=all", f"--format={_FORMAT}"]
+    command = ["squeue", "--noheader", f"--user={os.getuid()}", "--states=all", f"--format={_FORMAT}"]
     jobs = []
     for line in _run([*command, *_on(clusters)], timeout).splitlines():
         parts = line.strip().split("|", 3)

@@ -76,8 +76,8 @@ class Driver:
         The lock of the run, for the signs of life.
     retries : `int`, optional
         The site's number of retries, in place of the jobs'.
-    most_memory : `float`, optional
-        Memory in MB that the site has for a job.
+    most_memory : `~collections.abc.Callable`, optional
+        Returns the memory in MB that a job may grow to.
     limits : `Limits`, optional
         How many jobs of a kind may run at once.
     clock : `~collections.abc.Callable`, optional
@@ -94,7 +94,7 @@ class Driver:
         *,
         lock: RunLock | None = None,
         retries: int | None = None,
-        most_memory: float | None = None,
+        most_memory: Callable[[int], float | None] = lambda job: None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -273,7 +273,7 @@ class Driver:
             failures=state.failures.get(job, 0),
             losses=state.losses.get(job, 0),
             memory=state.memory.get(job, fields.get("request_memory")),
-            most_memory=self._most_memory,
+            most_memory=self._most_memory(job),
             retries=self._retries,
         )
         code = int(result.get("exit", 1))

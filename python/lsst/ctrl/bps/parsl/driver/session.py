@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lsst.ctrl.bps import BpsConfig
@@ -20,7 +20,7 @@ from ..paths import SubmitPaths
 from ..pilot_records import end_pilots
 from ..plan import Plan
 from ..replay import replay
-from ..site import SiteConfig, site_name
+from ..site import site_name
 from ..state import JobState, RunState
 from .backend import ParslBackend
 from .limits import Limits
@@ -72,18 +72,23 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
         paths,
         lock=lock,
         retries=sites.main.settings.retries,
-        most_memory=_most_memory(config, sites.main),
+        most_memory=_most_memory(config, plan, sites),
         limits=Limits(sites.main.settings.concurrencyLimits),
     )
 
 
-def _most_memory(config: BpsConfig, site: SiteConfig) -> float | None:
-    """Return the memory in MB that a job may grow to; BPS's memoryLimit is
-    the plugin's to apply.
+def _most_memory(config: BpsConfig, plan: Plan, sites: Sites) -> Callable[[int], float | None]:
+    """Return what tells the memory in MB that a job may grow to; BPS's
+    memoryLimit is the plugin's to apply.
     """
     _, limit = config.search("memoryLimit", opt={"curvals": {"curr_site": site_name(config) or ""}})
-    limits = [float(value) for value in (limit, site.get_capacity()["memory"]) if value]
-    return min(limits, default=None)
+
+    def most_of(job: int) -> float | None:
+        site = sites.by_name((plan.template(job).fields or {}).get("compute_site"))
+        limits = [float(value) for value in (limit, site.get_capacity()["memory"]) if value]
+        return min(limits, default=None)
+
+    return most_of
 
 
 def _check_startable(name: str, plan: Plan, state: RunState) -> None:

@@ -67,7 +67,22 @@ class Sites:
         site : `SiteConfig`
             The one that it names, or that of the run.
         """
-        return self._sites.get(job.generic.compute_site, self.main)
+        return self.by_name(job.generic.compute_site)
+
+    def by_name(self, name: str | None) -> SiteConfig:
+        """Return a site.
+
+        Parameters
+        ----------
+        name : `str` or `None`
+            Its name.
+
+        Returns
+        -------
+        site : `SiteConfig`
+            The site; that of the run where there is none of that name.
+        """
+        return self._sites.get(name or "", self.main)
 
     def executor_of(self, job: ParslJob) -> str:
         """Return the label of a job's executor.
@@ -137,7 +152,7 @@ class Sites:
 
     def _add(self, site: SiteConfig, executor: ParslExecutor) -> None:
         label = executor.label
-        if label in self._site_of:
-            executor.label = f"{site.name}-{label}"
+        while executor.label in self._site_of:
+            executor.label = f"{site.name}-{executor.label}"
         self._labels[site.name or "", label] = executor.label
         self._site_of[executor.label] = site

@@ -30,7 +30,8 @@ from .records import CANNOT_EXECUTE, NOT_FOUND, encode_line, expand, open_journa
 __all__ = ["Runner", "main"]
 
 GRACE = 5.0
-"""Seconds between SIGTERM and SIGKILL where the driver is gone."""
+"""Seconds between SIGTERM and SIGKILL where the driver is gone, and for a job
+over its walltime."""
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _SCRIPT_FD = 3

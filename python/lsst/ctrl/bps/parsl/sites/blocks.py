@@ -6,10 +6,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import shlex
+import socket
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+import psutil
 
 from parsl.addresses import address_by_interface
 from parsl.executors import HighThroughputExecutor
@@ -28,6 +31,10 @@ T = TypeVar("T")
 
 _WORKER_POOL = f"{shlex.quote(sys.executable)} -m parsl.executors.high_throughput.process_worker_pool"
 """The command in place of Parsl's, which asks for an activated environment."""
+
+
+_PLACEHOLDER = "127.0.0.1"
+"""Without an address, Parsl would ask a server on the Internet for ours."""
 
 
 class BlockSettings(SiteSettings):
@@ -113,7 +120,7 @@ class BlockSite(SiteConfig):
             setting, default = getattr(self.settings, name), getattr(checked, name)
             if isinstance(setting, dict):
                 update[name] = {**default, **setting}
-            elif name not in self.settings.model_fields_set:
+            elif name not in self.given_keys:
                 update[name] = default
         return self.settings.model_copy(update=update)
 
@@ -251,13 +258,14 @@ class BlockSite(SiteConfig):
         executor : `parsl.executors.HighThroughputExecutor`
             The executor.
         """
+        address = self.get_address()
         executor: HighThroughputExecutor = self.build(
             "executor_options",
             HighThroughputExecutor,
             {
                 "label": label,
                 "provider": provider,
-                "address": self.get_address(),
+                "address": address or _PLACEHOLDER,
                 # Dead workers and dead drivers are noticed within a minute.
                 "heartbeat_period": 10,
                 "heartbeat_threshold": 60,
@@ -265,7 +273,13 @@ class BlockSite(SiteConfig):
                 **options,
             },
         )
-        executor.launch_cmd = executor.launch_cmd.replace("process_worker_pool.py", _WORKER_POOL, 1)
+        if address is None and "address" not in options:
+            executor.address = None
+            executor.all_addresses = local_addresses()
+        command = executor.launch_cmd.replace("process_worker_pool.py", _WORKER_POOL, 1)
+        for path in ("{cert_dir}", "{logdir}"):
+            command = command.replace(path, f"'{path}'")
+        executor.launch_cmd = command
         return executor
 
     def build(
@@ -321,3 +335,19 @@ class BlockSite(SiteConfig):
     def get_executors(self) -> list[Any]:
         """Return the executors that jobs can run on."""
         raise NotImplementedError
+
+
+def local_addresses() -> set[str]:
+    """Return the addresses of this host, for workers to try.
+
+    Returns
+    -------
+    addresses : `set` [`str`]
+        The IPv4 addresses of its network interfaces.
+    """
+    return {
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family == socket.AF_INET
+    }

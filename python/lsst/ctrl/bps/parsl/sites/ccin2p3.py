@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from parsl.executors.base import ParslExecutor
 
+from ..errors import ConfigurationError
 from ..setting_types import Options
 from ..settings import read_settings
 from .slurm import Slurm, SlurmSettings
@@ -81,9 +82,13 @@ class Ccin2p3(Slurm):
             the facility has for it.
         """
         general: Ccin2p3Settings = self.with_defaults(**_with_memory(self.slots[slot]))
-        own = _with_memory(getattr(self.settings, slot))
-        section = {"class": type(self).__name__, **own}
-        read = read_settings(Ccin2p3Settings, section, f"{self.where}.{slot}")
+        where = f"{self.where}.{slot}"
+        own = _with_memory(
+            {name: value for name, value in getattr(self.settings, slot).items() if value is not None}
+        )
+        read = read_settings(SlurmSettings, {**own, "class": type(self).__name__}, where)
+        if strange := [name for name in own if name not in SlurmSettings.model_fields]:
+            raise ConfigurationError([f"{where}.{name}: a slot has no such setting." for name in strange])
         return general.model_copy(update={name: getattr(read, name) for name in own})
 
     def get_executors(self) -> list[ParslExecutor]:

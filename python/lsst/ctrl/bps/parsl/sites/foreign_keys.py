@@ -9,11 +9,11 @@ from .. import sites
 from ..settings import bps_keys, keys_of
 from ..site import SiteConfig
 
-__all__ = ["foreign_keys"]
+__all__ = ["foreign_keys", "owners"]
 
 
 @cache
-def _owners() -> dict[str, list[str]]:
+def owners() -> dict[str, list[str]]:
     """Return the names of our site classes by the keys that they know."""
     owners: dict[str, list[str]] = {}
     for name in sites.__all__:
@@ -41,7 +41,7 @@ def foreign_keys(site: SiteConfig) -> list[str]:
     unknown = [key for key in site.site if key not in keys_of(site.settings_model) and key not in bps_keys()]
     return [
         f"{site.where}.{key} has no effect: {type(site).__name__} has no such setting "
-        f"({', '.join(_owners()[key][:3])} {'have' if len(_owners()[key]) > 1 else 'has'} it)."
+        f"({', '.join(owners()[key][:3])} {'have' if len(owners()[key]) > 1 else 'has'} it)."
         for key in unknown
-        if key in _owners()
+        if key in owners()
     ]

@@ -8,8 +8,8 @@ from typing import Any
 from parsl.executors.base import ParslExecutor
 from parsl.launchers import MpiExecLauncher
 
-from .torque import PBSPro, PBSProSettings
-from .work_queue import LocalSrunWorkQueue, WorkQueue, WorkQueueSettings
+from .torque import PBSProProviders, PBSProSettings
+from .work_queue import LocalSrunWorkQueue, WorkQueue, WorkQueueSettings, node_sizes
 
 __all__ = ["LocalMpiWorkQueue", "PBSProWorkQueue", "PBSProWorkQueueSettings"]
 
@@ -34,7 +34,7 @@ class PBSProWorkQueueSettings(PBSProSettings, WorkQueueSettings):
     """Settings of `PBSProWorkQueue`."""
 
 
-class PBSProWorkQueue(WorkQueue):
+class PBSProWorkQueue(WorkQueue, PBSProProviders):
     """Runs the jobs on Work Queue's workers in blocks of a PBS cluster."""
 
     settings_model = PBSProWorkQueueSettings
@@ -48,6 +48,37 @@ class PBSProWorkQueue(WorkQueue):
         executors : `list` [`parsl.executors.WorkQueueExecutor`]
             The executor.
         """
-        provider = PBSPro(self.config).make_provider(self.settings)
-        provider.launcher = MpiExecLauncher(**_MPI)
-        return [self.make_executor("work_queue", provider)]
+        settings = self.settings
+        if settings.nodes is None:
+            settings = settings.model_copy(update={"nodes": settings.nodes_per_block})
+        return [self.make_executor("work_queue", self.make_provider(settings))]
+
+    def launcher(self, settings: Any) -> Any:
+        """Return what starts the workers of a block."""
+        return MpiExecLauncher(**_MPI)
+
+    def get_capacity(self) -> dict[str, float | None]:
+        """Return what the settings say of a node.
+
+        Returns
+        -------
+        capacity : `dict` [`str`, `float`]
+            As for `SiteConfig.get_capacity`; ``worker_options`` come first.
+        """
+        return self.worker_or_node(PBSProProviders.get_capacity(self))
+
+    def worker_options(self, settings: WorkQueueSettings) -> str:
+        """Return the options of the workers.
+
+        Parameters
+        ----------
+        settings : `WorkQueueSettings`
+            The settings.
+
+        Returns
+        -------
+        options : `str`
+            Those of `WorkQueue`, and the size of a node as it was asked for.
+        """
+        sizes = node_sizes(self.settings.cores_per_node, self.settings.mem_per_node)
+        return " ".join([*sizes, super().worker_options(settings)])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import psutil
 
 from parsl.addresses import address_by_interface
@@ -44,6 +46,7 @@ class Tiger(Slurm):
         if self.settings.interface is None:
             for name in sorted(psutil.net_if_addrs()):
                 if name.startswith(("ib", "op")):
-                    address: str = address_by_interface(name)
-                    return address
+                    with suppress(OSError):  # One without an address.
+                        address: str = address_by_interface(name)
+                        return address
         return super().get_address()

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+import secrets
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from parsl.providers import LSFProvider, PBSProProvider, TorqueProvider
+from parsl.providers.cluster_provider import ClusterProvider
 
 from ..errors import SchedulerError
 from ..pilot_records import record_pilots
@@ -17,6 +21,24 @@ __all__ = ["LSFBlocks", "PBSProBlocks", "TorqueBlocks"]
 
 STATUS_SECONDS = 15
 """Time between two looks at the queue."""
+
+
+class _Commands(ClusterProvider):
+    """Runs the commands of a batch system; the last of the base classes, since
+    some of Parsl's call their own base class's.
+    """
+
+    said = ""
+    """What the last command wrote."""
+
+    def execute_wait(self, cmd: str, timeout: int | None = None) -> tuple[int, str, str]:
+        """Run a command in the directory of the scripts, where its files are in nobody's way."""
+        if self.script_dir:
+            directory = shlex.quote(self.script_dir)
+            cmd = f"cd {directory} && {cmd.replace(self.script_dir, directory)}"
+        code, out, err = super().execute_wait(cmd, timeout)  # type: ignore[no-untyped-call]
+        self.said = " ".join(f"{err} {out}".split())
+        return code, out, err
 
 
 class _Blocks:
@@ -33,7 +55,7 @@ class _Blocks:
     """
 
     scheduler = ""
-    script_dir: str | None
+    said: str
     resources: dict[Any, dict[str, Any]]
 
     def __init__(self, record: Path, seconds: int, **options: Any) -> None:
@@ -41,14 +63,10 @@ class _Blocks:
         self.record = record
         self.seconds = seconds
         self.refusal: SchedulerError | None = None
-        self._said = ""
 
-    def execute_wait(self, cmd: str, timeout: int | None = None) -> tuple[int, str, str]:
-        """Run a command in the directory of the scripts, where its files are in nobody's way."""
-        directory = shlex.quote(self.script_dir) + " && " if self.script_dir else ""
-        code, out, err = super().execute_wait(f"cd {directory}{cmd}" if directory else cmd, timeout)  # type: ignore[misc]
-        self._said = " ".join(f"{err} {out}".split())
-        return code, out, err
+    def _write_submit_script(self, template: str, path: str, job_name: str, configs: dict[str, Any]) -> None:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        super()._write_submit_script(template, path, job_name, configs)  # type: ignore[misc]
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:
         """Submit a block, and write down that it was.
@@ -72,12 +90,20 @@ class _Blocks:
         SchedulerError
             Raised if the batch system refuses.
         """
-        number = super().submit(command, tasks_per_node, job_name)  # type: ignore[misc]
+        # By this name it is told from the jobs of other runs.
+        name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', job_name)}-{secrets.token_hex(4)}"
+        reason = ""
+        try:
+            number = super().submit(command, tasks_per_node, name)  # type: ignore[misc]
+        except Exception as exc:  # Parsl's classes differ in what they do about a refusal.
+            number, reason = None, str(exc)
         if number is None:
-            self.refusal = SchedulerError(self._said or "the batch system gave no reason")
+            said = self.said or " ".join(reason.split()) or "the batch system gave no reason"
+            missing = "command not found" in said or ": not found" in said
+            self.refusal = SchedulerError(said, final=missing)
             raise self.refusal
         self.refusal = None
-        record_pilots(self.record, self.scheduler, id=str(number), name=job_name)
+        record_pilots(self.record, self.scheduler, id=str(number), name=name)
         return str(number)
 
     def cancel(self, job_ids: Sequence[object]) -> list[bool]:
@@ -104,19 +130,33 @@ class _Blocks:
         return STATUS_SECONDS
 
 
-class TorqueBlocks(_Blocks, TorqueProvider):
-    """Asks Torque for blocks."""
+class TorqueBlocks(_Blocks, TorqueProvider, _Commands):
+    """Asks Torque for blocks.
+
+    Parameters
+    ----------
+    record, seconds : optional
+        As for the other classes.
+    cores_per_node : `int`
+        Cores of each node to ask for.
+    **options : `~typing.Any`
+        As for Parsl's class.
+    """
 
     scheduler = "torque"
 
+    def __init__(self, record: Path, seconds: int, cores_per_node: int, **options: Any) -> None:
+        super().__init__(record, seconds, **options)
+        self.template_string = self.template_string.replace("ppn=${tasks_per_node}", f"ppn={cores_per_node}")
 
-class PBSProBlocks(_Blocks, PBSProProvider):
+
+class PBSProBlocks(_Blocks, PBSProProvider, _Commands):
     """Asks PBS Professional for blocks."""
 
     scheduler = "pbspro"
 
 
-class LSFBlocks(_Blocks, LSFProvider):
+class LSFBlocks(_Blocks, LSFProvider, _Commands):
     """Asks LSF for blocks."""
 
     scheduler = "lsf"

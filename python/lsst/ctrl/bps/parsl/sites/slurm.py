@@ -14,6 +14,7 @@ from parsl.launchers import SingleNodeLauncher
 from parsl.providers import SlurmProvider
 
 from ..configuration import get_bps_config_value, get_workflow_name
+from ..parsl_config import PARSL_CONFIG
 from ..paths import SubmitPaths
 from ..setting_types import Count, Gigabytes, Walltime, Word, Words, clock_time
 from .blocks import BlockSettings, BlockSite
@@ -63,8 +64,9 @@ class SlurmSettings(BlockSettings):
     """Whether blocks run one after the other: Slurm starts the next one when
     the one before has ended."""
 
-    exclusive: bool = False
-    """Whether the nodes are shared with nobody."""
+    exclusive: bool | None = None
+    """Whether the nodes are shared with nobody; by default only where
+    ``cores_per_node`` is not set, since all cores are used then."""
 
     srun_options: Words = SRUN_OPTIONS
     """Options of the ``srun`` that starts the workers of a block of several
@@ -100,11 +102,12 @@ class SlurmSite(BlockSite):
         self.require(settings, "nodes", "walltime")
         nodes, cores, walltime = settings.nodes or 1, settings.cores_per_node, settings.walltime or 0
         name = get_workflow_name(self.config)
-        same = "cores_per_node mem_per_node gpus_per_node partition account qos constraint exclusive"
+        same = "cores_per_node mem_per_node gpus_per_node partition account qos constraint"
         same += " singleton scheduler_options cmd_timeout"
         arguments = {
             **{key: getattr(settings, key) for key in same.split()},
-            "name": f"{name}.{label}",
+            "name": re.sub(r"[^\w.+-]", "_", f"{name}.{self.name or PARSL_CONFIG}.{label}"),
+            "exclusive": cores is None if settings.exclusive is None else settings.exclusive,
             "tag": run_tag(self.config),
             "record": SubmitPaths(self.config["submitPath"]).pilots,
             "seconds": walltime,

@@ -85,9 +85,8 @@ class Srun(SrunLauncher):
         """
         quoted = "'" + command.replace("'", "'\\''") + "'"
         count = tasks_per_node * nodes_per_block
-        return (
-            f"srun --ntasks={count} --ntasks-per-node={tasks_per_node} -l {self.overrides} bash -c {quoted}\n"
-        )
+        size = f"--nodes={nodes_per_block} --ntasks={count} --ntasks-per-node={tasks_per_node}"
+        return f"srun {size} -l {self.overrides} bash -c {quoted}\n"
 
 
 class SlurmBlocks(SlurmProvider):
@@ -114,10 +113,13 @@ class SlurmBlocks(SlurmProvider):
     ) -> None:
         self._constructed = False
         memory = options.pop("mem_per_node", None)
+        lines = options.pop("scheduler_options", "")
         super().__init__(walltime=clock_time(seconds), **options)
         self._constructed = True
         # The annotation there asks for a whole number.
         self.mem_per_node = memory
+        # Behind those of the settings, so that they count.
+        self.scheduler_options += lines
         self.name = name
         self.tag = tag
         self.record: Path | None = record
@@ -173,11 +175,9 @@ class SlurmBlocks(SlurmProvider):
         if self.singleton:
             directives.append("--dependency=singleton")
         head = "\n".join(f"#SBATCH {directive}" for directive in directives)
-        more = "\n".join(
-            f"#SBATCH {line.strip()}" if line.lstrip().startswith("-") else line
-            for line in self.scheduler_options.splitlines()
-            if line.strip()
-        )
+        # sbatch(1) reads what begins with #SBATCH, without blanks before it.
+        lines = [line.lstrip() for line in self.scheduler_options.splitlines() if line.strip()]
+        more = "\n".join(f"#SBATCH {line}" if line.startswith("-") else line for line in lines)
         launched = self.launcher(command, 1, self.nodes_per_block, self.script_dir)
         parts = ["#!/bin/bash", head, more, "", self.worker_init.strip(), *setup, "", launched.strip()]
         return "\n".join(parts) + "\n"
@@ -239,13 +239,15 @@ class SlurmBlocks(SlurmProvider):
         return next((job.id for job in jobs if job.comment == comment), None)
 
     def _status(self) -> None:
-        if all(job["status"].terminal for job in self.resources.values()):
+        # Blocks are submitted beside this thread: what squeue says now is not about later ones.
+        asked = [(number, job) for number, job in list(self.resources.items()) if not job["status"].terminal]
+        if not asked:
             return
         try:
             listed = {job.id: job for job in list_jobs(self.cmd_timeout, self.clusters)}
         except SchedulerError:
             return  # What was known stays.
-        for number, job in self.resources.items():
+        for number, job in asked:
             if not job["status"].terminal:
                 state, reason = self._state(listed.get(str(number)))
                 job["status"] = JobStatus(

@@ -18,7 +18,7 @@ from ..paths import SubmitPaths
 from ..setting_types import Words
 from .blocks import BlockSettings, BlockSite
 from .slurm import SlurmSettings, SlurmSite
-from .work_queue import RESOURCES, write_password
+from .work_queue import RESOURCES, node_sizes, worker_limits, write_password
 
 if TYPE_CHECKING:
     from ..job import ParslJob
@@ -90,11 +90,24 @@ class TaskVine(BlockSite):
             "label": label,
             "provider": provider,
             "manager_config": manager,
-            "factory_config": TaskVineFactoryConfig(worker_options=settings.worker_options),
+            "factory_config": TaskVineFactoryConfig(worker_options=self.worker_options()),
             "worker_launch_method": "provider",
             **settings.executor_options,
         }
         return self.build("executor_options", TaskVineExecutor, arguments)
+
+    def worker_options(self) -> str:
+        """Return the options of the workers.
+
+        Returns
+        -------
+        options : `str`
+            The setting ``worker_options``, after when a worker ends by itself.
+        """
+        settings = self.settings
+        return " ".join(
+            [*worker_limits(settings.idle_time, settings.walltime), settings.worker_options]
+        ).strip()
 
     def write_secrets(self, paths: SubmitPaths) -> None:
         """Write the workers' password.
@@ -164,3 +177,14 @@ class SlurmTaskVine(TaskVine, SlurmSite):
         """
         provider = self.make_provider("task_vine", self.settings)
         return [self.make_executor("task_vine", provider)]
+
+    def worker_options(self) -> str:
+        """Return the options of the workers.
+
+        Returns
+        -------
+        options : `str`
+            Those of `TaskVine`, and the size of a node as it was asked for.
+        """
+        sizes = node_sizes(self.settings.cores_per_node, self.settings.mem_per_node)
+        return " ".join([*sizes, super().worker_options()])

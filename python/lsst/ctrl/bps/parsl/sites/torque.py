@@ -11,23 +11,31 @@ from parsl.executors.base import ParslExecutor
 from parsl.launchers import JsrunLauncher, MpiExecLauncher, SingleNodeLauncher
 
 from ..paths import SubmitPaths
-from ..setting_types import Count, Gigabytes, Word, clock_time
+from ..setting_types import Count, Gigabytes, Name, Word, clock_time
 from .blocks import BlockSettings, BlockSite
 from .queue_providers import LSFBlocks, PBSProBlocks, TorqueBlocks
 
 if TYPE_CHECKING:
     from ..job import ParslJob
 
-__all__ = ["LSF", "LSFSettings", "PBSPro", "PBSProSettings", "Torque", "TorqueSettings"]
+__all__ = [
+    "LSF",
+    "LSFSettings",
+    "PBSPro",
+    "PBSProProviders",
+    "PBSProSettings",
+    "Torque",
+    "TorqueSettings",
+]
 
 
 class QueueSettings(BlockSettings):
     """Settings of batch systems other than Slurm."""
 
-    queue: Word | None = None
+    queue: Name | None = None
     """Queue to submit to."""
 
-    account: Word | None = None
+    account: Name | None = None
     """Account to charge."""
 
     nodes: Count | None = None
@@ -42,73 +50,14 @@ class QueueSettings(BlockSettings):
     or one with a unit."""
 
 
-class QueueSite(BlockSite):
-    """Base class of sites with batch systems other than Slurm."""
+class QueueProviders(BlockSite):
+    """Makes Parsl's providers for batch systems other than Slurm."""
 
     settings_model = QueueSettings
     settings: QueueSettings
 
-    label = "queue"
-
-    def get_executors(self) -> list[ParslExecutor]:
-        """Return one executor.
-
-        Returns
-        -------
-        executors : `list` [`parsl.executors.HighThroughputExecutor`]
-            The executor.
-        """
-        return [self.make_executor(self.label)]
-
-    def select_executor(self, job: ParslJob) -> str:
-        """Return the label of the one executor.
-
-        Parameters
-        ----------
-        job : `ParslJob`
-            The job.
-
-        Returns
-        -------
-        label : `str`
-            The label.
-        """
-        return self.label
-
-    def get_capacity(self) -> dict[str, float | None]:
-        """Return what the settings say of a node.
-
-        Returns
-        -------
-        capacity : `dict` [`str`, `float`]
-            As for `SiteConfig.get_capacity`.
-        """
-        memory = self.settings.mem_per_node
-        return {"cpus": self.cores(self.settings), "memory": memory and 1024 * memory}
-
-    def make_executor(self, label: str, **defaults: Any) -> HighThroughputExecutor:
-        """Make an executor whose blocks are jobs of the batch system.
-
-        Parameters
-        ----------
-        label : `str`
-            Its label.
-        **defaults : optional
-            Defaults for the site's settings, by their names.
-
-        Returns
-        -------
-        executor : `parsl.executors.HighThroughputExecutor`
-            The executor.
-
-        Raises
-        ------
-        ConfigurationError
-            Raised if ``nodes`` or ``walltime`` is neither set nor given.
-        """
-        settings = self.with_defaults(**defaults)
-        options = {"mem_per_worker": settings.mem_per_worker, **settings.executor_options}
-        return self.make_htex(label, self.make_provider(settings), **options)
+    provider_class: Any = None
+    """Parsl's class of the batch system."""
 
     def make_provider(self, settings: Any) -> Any:
         """Make what asks the batch system for blocks.
@@ -144,13 +93,28 @@ class QueueSite(BlockSite):
             **self.own_options(settings),
             **settings.provider_options,
         }
-        provider = self.build(
-            "provider_options", self.provider_class, arguments, self.provider_class.__mro__[2]
-        )
+        parsls_class = self.provider_class.__mro__[2]
+        provider = self.build("provider_options", self.provider_class, arguments, parsls_class)
         # The executor reads these of a provider.
         provider.cores_per_node = cores
         provider.mem_per_node = settings.mem_per_node
         return provider
+
+    def get_capacity(self) -> dict[str, float | None]:
+        """Return what the settings say of a node.
+
+        Returns
+        -------
+        capacity : `dict` [`str`, `float`]
+            As for `SiteConfig.get_capacity`.
+        """
+        settings = self.settings
+        memory = settings.mem_per_node
+        return {
+            "cpus": self.cores(settings),
+            "memory": memory and 1024 * memory,
+            "walltime": settings.walltime,
+        }
 
     def sizes(self, settings: QueueSettings) -> list[str]:
         """Return bash code that tells the workers the size of a node."""
@@ -160,9 +124,6 @@ class QueueSite(BlockSite):
         if settings.mem_per_node is not None:
             lines.append(f"export PARSL_MEMORY_GB={settings.mem_per_node:g}")
         return lines
-
-    provider_class: Any = None
-    """Parsl's class of the batch system."""
 
     def cores(self, settings: Any) -> int | None:
         """Return the cores of a node that the workers use."""
@@ -175,6 +136,61 @@ class QueueSite(BlockSite):
     def own_options(self, settings: Any) -> Mapping[str, Any]:
         """Return arguments that this batch system's provider alone has."""
         return {}
+
+
+class QueueSite(QueueProviders):
+    """Base class of sites with batch systems other than Slurm."""
+
+    label = "queue"
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return one executor.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.HighThroughputExecutor`]
+            The executor.
+        """
+        return [self.make_executor(self.label)]
+
+    def select_executor(self, job: ParslJob) -> str:
+        """Return the label of the one executor.
+
+        Parameters
+        ----------
+        job : `ParslJob`
+            The job.
+
+        Returns
+        -------
+        label : `str`
+            The label.
+        """
+        return self.label
+
+    def make_executor(self, label: str, **defaults: Any) -> HighThroughputExecutor:
+        """Make an executor whose blocks are jobs of the batch system.
+
+        Parameters
+        ----------
+        label : `str`
+            Its label.
+        **defaults : optional
+            Defaults for the site's settings, by their names.
+
+        Returns
+        -------
+        executor : `parsl.executors.HighThroughputExecutor`
+            The executor.
+
+        Raises
+        ------
+        ConfigurationError
+            Raised if ``nodes`` or ``walltime`` is neither set nor given.
+        """
+        settings = self.with_defaults(**defaults)
+        options = {"mem_per_worker": settings.mem_per_worker, **settings.executor_options}
+        return self.make_htex(label, self.make_provider(settings), **options)
 
 
 class TorqueSettings(QueueSettings):
@@ -198,7 +214,11 @@ class Torque(QueueSite):
 
     def own_options(self, settings: TorqueSettings) -> Mapping[str, Any]:
         """Return arguments that this batch system's provider alone has."""
-        return {"queue": settings.queue, "account": settings.account}
+        return {
+            "queue": settings.queue,
+            "account": settings.account,
+            "cores_per_node": settings.tasks_per_node,
+        }
 
 
 class PBSProSettings(QueueSettings):
@@ -211,12 +231,11 @@ class PBSProSettings(QueueSettings):
     """What else the ``select`` statement has, such as ``ngpus=4``."""
 
 
-class PBSPro(QueueSite):
-    """Runs the jobs in blocks of nodes of a PBS Professional cluster."""
+class PBSProProviders(QueueProviders):
+    """Makes Parsl's provider for PBS Professional."""
 
     settings_model = PBSProSettings
     settings: PBSProSettings
-    label = "pbspro"
     provider_class = PBSProBlocks
 
     def cores(self, settings: PBSProSettings) -> int | None:
@@ -231,6 +250,12 @@ class PBSPro(QueueSite):
             "cpus_per_node": settings.cores_per_node,
             "select_options": f":{settings.select_options}" if settings.select_options else "",
         }
+
+
+class PBSPro(PBSProProviders, QueueSite):
+    """Runs the jobs in blocks of nodes of a PBS Professional cluster."""
+
+    label = "pbspro"
 
 
 class LSFSettings(QueueSettings):

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lsst.ctrl.bps import BpsConfig
@@ -40,6 +42,15 @@ RESOURCES = ("cores", "memory", "disk", "running_time_min", "priority")
 
 CONNECT_SECONDS = 60
 """Time after which a worker without a driver gives up."""
+
+
+class _ShellPath(str):
+    """A path that Parsl puts into a shell's command as it is."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return shlex.quote(str(self))
 
 
 class WorkQueueSettings(BlockSettings):
@@ -122,7 +133,7 @@ class WorkQueue(BlockSite):
             arguments.setdefault("address", address)
         executor: Any = self.build("executor_options", work_queue_executor(), arguments)
         # Its constructor wants to see the file, which prepare writes later.
-        executor.project_password_file = str(SubmitPaths(self.config["submitPath"]).password)
+        executor.project_password_file = _ShellPath(SubmitPaths(self.config["submitPath"]).password)
         # Workers run Python as this process does, whatever is on their PATH.
         executor.launch_cmd = executor.launch_cmd.replace("python3", shlex.quote(sys.executable), 1)
         made: ParslExecutor = executor
@@ -152,11 +163,8 @@ class WorkQueue(BlockSite):
             The setting ``worker_options``, after the time without work in
             which a worker ends, and the time that it has.
         """
-        idle = self.idle_seconds(settings)
-        options = [f"--idle-timeout={idle}", f"--connect-timeout={CONNECT_SECONDS}"]
-        if settings.walltime is not None:
-            options.append(f"--wall-time={settings.walltime}")
-        return " ".join([*options, settings.worker_options]).strip()
+        limits = worker_limits(self.idle_seconds(settings), settings.walltime)
+        return " ".join([*limits, settings.worker_options]).strip()
 
     def get_capacity(self) -> dict[str, float | None]:
         """Return what ``worker_options`` says of a worker.
@@ -173,6 +181,22 @@ class WorkQueue(BlockSite):
             found[name] = float(match.group(1)) or None if match else None
         return {"cpus": found["cores"], "memory": found["memory"], "walltime": self.settings.walltime}
 
+    def worker_or_node(self, node: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Return what ``worker_options`` says, and for the rest what a node has.
+
+        Parameters
+        ----------
+        node : `~collections.abc.Mapping` [`str`, `float`]
+            The node's capacity.
+
+        Returns
+        -------
+        capacity : `dict` [`str`, `float`]
+            As for `SiteConfig.get_capacity`.
+        """
+        worker = WorkQueue.get_capacity(self)
+        return {name: node[name] if worker[name] is None else worker[name] for name in node}
+
     def idle_seconds(self, settings: WorkQueueSettings) -> int:
         """Return the time without work after which a worker ends.
 
@@ -186,7 +210,7 @@ class WorkQueue(BlockSite):
         seconds : `int`
             The time in seconds.
         """
-        return max(1, round(settings.idle_time))
+        return round(settings.idle_time)
 
     def select_executor(self, job: ParslJob) -> str:
         """Return the label of the one executor.
@@ -270,7 +294,23 @@ class LocalSrunWorkQueue(WorkQueue):
         launcher : `parsl.launchers.base.Launcher`
             The launcher.
         """
-        return Srun(overrides=self.settings.srun_options)
+        options = self.settings.srun_options
+        if "SLURM_STEP_ID" in os.environ:
+            # bps itself was started with srun, which holds the allocation's cores.
+            options += " --overlap"
+        return Srun(overrides=options)
+
+    def is_surplus(self) -> bool:
+        """Tell whether srun started this process beside another one.
+
+        Returns
+        -------
+        surplus : `bool`
+            ``srun bps submit`` starts bps on every node of an allocation;
+            the first one does it all.
+        """
+        tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+        return tasks > 1 and int(os.environ.get("SLURM_PROCID") or 0) > 0
 
 
 class SlurmWorkQueueSettings(SlurmSettings, WorkQueueSettings):
@@ -305,9 +345,7 @@ class SlurmWorkQueue(WorkQueue, SlurmSite):
         capacity : `dict` [`str`, `float`]
             As for `SiteConfig.get_capacity`; ``worker_options`` come first.
         """
-        node = SlurmSite.get_capacity(self)
-        worker = WorkQueue.get_capacity(self)
-        return {name: node[name] if worker[name] is None else worker[name] for name in node}
+        return self.worker_or_node(SlurmSite.get_capacity(self))
 
     def worker_options(self, settings: WorkQueueSettings) -> str:
         """Return the options of the workers.
@@ -322,12 +360,48 @@ class SlurmWorkQueue(WorkQueue, SlurmSite):
         options : `str`
             Those of `WorkQueue`, and the size of a node as it was asked for.
         """
-        sizes = []
-        if self.settings.cores_per_node is not None:
-            sizes.append(f"--cores={self.settings.cores_per_node}")
-        if self.settings.mem_per_node is not None:
-            sizes.append(f"--memory={int(1024 * self.settings.mem_per_node)}")
+        sizes = node_sizes(self.settings.cores_per_node, self.settings.mem_per_node)
         return " ".join([*sizes, super().worker_options(settings)])
+
+
+def worker_limits(idle: float, walltime: int | None) -> list[str]:
+    """Return when a worker ends by itself, as options of Work Queue's and TaskVine's.
+
+    Parameters
+    ----------
+    idle : `float`
+        Seconds without work.
+    walltime : `int` or `None`
+        Seconds in all.
+
+    Returns
+    -------
+    options : `list` [`str`]
+        The options.
+    """
+    options = [f"--idle-timeout={max(1, round(idle))}", f"--connect-timeout={CONNECT_SECONDS}"]
+    if walltime is not None:
+        options.append(f"--wall-time={walltime}")
+    return options
+
+
+def node_sizes(cores: int | None, memory: float | None) -> list[str]:
+    """Return the size of a node, as options of Work Queue's and TaskVine's workers.
+
+    Parameters
+    ----------
+    cores : `int` or `None`
+        Number of cores.
+    memory : `float` or `None`
+        Memory in GB.
+
+    Returns
+    -------
+    options : `list` [`str`]
+        The options.
+    """
+    options = [f"--cores={cores}"] if cores is not None else []
+    return [*options, f"--memory={int(1024 * memory)}"] if memory is not None else options
 
 
 def write_password(paths: SubmitPaths) -> None:
