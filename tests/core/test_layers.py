@@ -20,14 +20,14 @@ PACKAGE = "lsst.ctrl.bps.parsl"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "command", "node.records", "node.environment", "node.leftovers"},
+    {"errors", "command", "setting_types", "node.records", "node.environment", "node.leftovers"},
     {"files", "node.runner", "node.client"},
     {"paths", "liveness", "environment"},
     {"configuration", "registry", "slurm_queue"},
     {"pilot_records", "parsl_config"},
     {"plan"},
     {"journal"},
-    {"state", "job", "setting_types"},
+    {"state", "job", "site_section"},
     {"replay", "settings"},
     {"site"},
     {"sites"},

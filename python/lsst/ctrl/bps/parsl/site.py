@@ -18,12 +18,13 @@ from lsst.ctrl.bps import BpsConfig
 from parsl.addresses import address_by_hostname
 from parsl.executors.base import ParslExecutor
 
-from .configuration import get_bps_config_value, get_workflow_name
+from .configuration import get_workflow_name
 from .errors import ConfigurationError
 from .files import make_directory
-from .parsl_config import PARSL_CONFIG, section_of_parsl_config
+from .parsl_config import PARSL_CONFIG
 from .paths import SubmitPaths
 from .settings import SiteSettings, keys_of, read_settings
+from .site_section import get_text, site_name, site_section
 
 if TYPE_CHECKING:
     from parsl.monitoring import MonitoringHub
@@ -123,26 +124,7 @@ class SiteConfig(ABC):
         ConfigurationError
             Raised if there is none.
         """
-        name = site_name(config)
-        if name is None:
-            return BpsConfig(section_of_parsl_config(config))
-        sites = config.get(".site", {})
-        known = sorted(key for key in sites if isinstance(key, str)) if sites else []
-        choice = f" Known sites: {', '.join(known)}." if known else ""
-        if not name:
-            raise ConfigurationError(
-                "No computeSite in the configuration: add 'computeSite: <name>', where <name> is a key "
-                f"below 'site', or give --compute-site.{choice}"
-            )
-        if name not in known:
-            raise ConfigurationError(
-                f"There is no site.{name} in the configuration (computeSite: {name}).{choice} "
-                f"Add a section 'site: {{{name}: {{class: ...}}}}'."
-            )
-        section = sites[name]
-        if not isinstance(section, BpsConfig):
-            raise ConfigurationError(f"site.{name}: settings are wanted here, not {section!r}.")
-        return section
+        return site_section(config)
 
     @classmethod
     def from_config(cls, config: BpsConfig) -> SiteConfig:
@@ -167,7 +149,7 @@ class SiteConfig(ABC):
         section = cls.get_site_subconfig(config)
         name_of_site = site_name(config)
         where = f"site.{name_of_site}.class" if name_of_site is not None else PARSL_CONFIG
-        name = _text(section, "class", where)
+        name = get_text(section, "class", where)
         if not name:
             raise ConfigurationError(
                 f"{where}: missing, and it is required, as in 'class: lsst.ctrl.bps.parsl.sites.Local'."
@@ -345,54 +327,6 @@ def _keys_of_our_sites() -> Collection[str]:
     module = import_module(f"{__package__}.sites.foreign_keys")
     keys: Collection[str] = module.owners()
     return keys
-
-
-def site_name(config: BpsConfig) -> str | None:
-    """Return the name of the site that the run uses.
-
-    Parameters
-    ----------
-    config : `lsst.ctrl.bps.BpsConfig`
-        Configuration of the run.
-
-    Returns
-    -------
-    name : `str` or `None`
-        ``computeSite``, empty where it is not set; `None` where gen3_workflow's
-        block ``parsl_config`` takes the place of a site.
-    """
-    name = _text(config, "computeSite", "computeSite") or ""
-    sites = config.get(".site", {}) or {}
-    if PARSL_CONFIG in config and not (name and name in sites):
-        return None
-    return name
-
-
-def config_for_site(config: BpsConfig, name: str) -> BpsConfig:
-    """Return the configuration for another site.
-
-    Parameters
-    ----------
-    config : `lsst.ctrl.bps.BpsConfig`
-        Configuration of the run.
-    name : `str`
-        Name of the site.
-
-    Returns
-    -------
-    config : `lsst.ctrl.bps.BpsConfig`
-        A copy that has it as its ``computeSite``.
-    """
-    copy = BpsConfig(config)
-    copy["computeSite"] = name
-    return copy
-
-
-def _text(config: BpsConfig, key: str, where: str) -> str | None:
-    try:
-        return get_bps_config_value(config, key, str)
-    except RuntimeError:
-        raise ConfigurationError(f"{where}: {config[key]!r}: a text is wanted.") from None
 
 
 def site_complaints(config: BpsConfig) -> list[str]:

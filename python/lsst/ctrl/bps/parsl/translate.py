@@ -25,7 +25,8 @@ from .configuration import get_bps_config_value
 from .errors import WorkflowError
 from .job import DEFAULTS, get_file_paths, job_command
 from .plan import JobKind, write_plan
-from .site import SiteConfig, config_for_site
+from .site import SiteConfig
+from .site_section import config_for_site
 
 __all__ = ["translate"]
 

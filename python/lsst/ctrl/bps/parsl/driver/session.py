@@ -20,7 +20,7 @@ from ..paths import SubmitPaths
 from ..pilot_records import end_pilots
 from ..plan import Plan
 from ..replay import replay
-from ..site import site_name
+from ..site_section import site_name
 from ..state import JobState, RunState
 from .backend import ParslBackend
 from .limits import Limits

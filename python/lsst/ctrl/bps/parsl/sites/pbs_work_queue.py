@@ -9,7 +9,8 @@ from parsl.executors.base import ParslExecutor
 from parsl.launchers import MpiExecLauncher
 
 from .torque import PBSProProviders, PBSProSettings
-from .work_queue import LocalSrunWorkQueue, WorkQueue, WorkQueueSettings, node_sizes
+from .work_queue import LocalSrunWorkQueue, WorkQueue, WorkQueueSettings
+from .workers import node_sizes
 
 __all__ = ["LocalMpiWorkQueue", "PBSProWorkQueue", "PBSProWorkQueueSettings"]
 

@@ -18,7 +18,7 @@ from ..paths import SubmitPaths
 from ..setting_types import Words
 from .blocks import BlockSettings, BlockSite
 from .slurm import SlurmSettings, SlurmSite
-from .work_queue import RESOURCES, node_sizes, worker_limits, write_password
+from .workers import RESOURCES, node_sizes, worker_limits, write_password
 
 if TYPE_CHECKING:
     from ..job import ParslJob

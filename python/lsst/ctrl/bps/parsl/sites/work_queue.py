@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shlex
 import sys
 from collections.abc import Mapping
@@ -17,13 +16,13 @@ from parsl.launchers import SingleNodeLauncher
 from parsl.providers import LocalProvider
 from parsl.providers.base import ExecutionProvider
 
-from ..files import PRIVATE, storage_errors, write_atomic
 from ..paths import SubmitPaths
 from ..setting_types import Count, Words
 from .blocks import BlockSettings, BlockSite
 from .slurm import SRUN_OPTIONS, SlurmSettings, SlurmSite
 from .slurm_provider import Srun
 from .work_queue_module import work_queue_executor
+from .workers import RESOURCES, ShellPath, node_sizes, worker_limits, write_password
 
 if TYPE_CHECKING:
     from ..job import ParslJob
@@ -36,21 +35,6 @@ __all__ = [
     "WorkQueue",
     "WorkQueueSettings",
 ]
-
-RESOURCES = ("cores", "memory", "disk", "running_time_min", "priority")
-"""What Work Queue is told of each job."""
-
-CONNECT_SECONDS = 60
-"""Time after which a worker without a driver gives up."""
-
-
-class _ShellPath(str):
-    """A path that Parsl puts into a shell's command as it is."""
-
-    __slots__ = ()
-
-    def __format__(self, spec: str) -> str:
-        return shlex.quote(str(self))
 
 
 class WorkQueueSettings(BlockSettings):
@@ -133,7 +117,7 @@ class WorkQueue(BlockSite):
             arguments.setdefault("address", address)
         executor: Any = self.build("executor_options", work_queue_executor(), arguments)
         # Its constructor wants to see the file, which prepare writes later.
-        executor.project_password_file = _ShellPath(SubmitPaths(self.config["submitPath"]).password)
+        executor.project_password_file = ShellPath(SubmitPaths(self.config["submitPath"]).password)
         # Workers run Python as this process does, whatever is on their PATH.
         executor.launch_cmd = executor.launch_cmd.replace("python3", shlex.quote(sys.executable), 1)
         made: ParslExecutor = executor
@@ -362,59 +346,3 @@ class SlurmWorkQueue(WorkQueue, SlurmSite):
         """
         sizes = node_sizes(self.settings.cores_per_node, self.settings.mem_per_node)
         return " ".join([*sizes, super().worker_options(settings)])
-
-
-def worker_limits(idle: float, walltime: int | None) -> list[str]:
-    """Return when a worker ends by itself, as options of Work Queue's and TaskVine's.
-
-    Parameters
-    ----------
-    idle : `float`
-        Seconds without work.
-    walltime : `int` or `None`
-        Seconds in all.
-
-    Returns
-    -------
-    options : `list` [`str`]
-        The options.
-    """
-    options = [f"--idle-timeout={max(1, round(idle))}", f"--connect-timeout={CONNECT_SECONDS}"]
-    if walltime is not None:
-        options.append(f"--wall-time={walltime}")
-    return options
-
-
-def node_sizes(cores: int | None, memory: float | None) -> list[str]:
-    """Return the size of a node, as options of Work Queue's and TaskVine's workers.
-
-    Parameters
-    ----------
-    cores : `int` or `None`
-        Number of cores.
-    memory : `float` or `None`
-        Memory in GB.
-
-    Returns
-    -------
-    options : `list` [`str`]
-        The options.
-    """
-    options = [f"--cores={cores}"] if cores is not None else []
-    return [*options, f"--memory={int(1024 * memory)}"] if memory is not None else options
-
-
-def write_password(paths: SubmitPaths) -> None:
-    """Write a password that only this run's workers know.
-
-    Parameters
-    ----------
-    paths : `SubmitPaths`
-        Where to.
-    """
-    password = secrets.token_hex(32).encode()
-    with (
-        storage_errors(paths.password, "write the workers' password"),
-        write_atomic(paths.password, PRIVATE) as stream,
-    ):
-        stream.write(password)
