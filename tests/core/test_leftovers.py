@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -92,3 +93,13 @@ def test_driver_spares_itself_and_who_started_it() -> None:
 def test_nothing_left_is_nothing_to_do() -> None:
     """A run that left no process takes no time."""
     assert end_leftovers(RUN_VARIABLE, "/runs/none", timeout=60) == 0
+
+
+def test_zombie_is_not_waited_for(start: Start) -> None:
+    """A process that has ended, and that its parent has not asked after, holds nothing up."""
+    process = start({RUN_VARIABLE: "/zombie"}, WAIT)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    begun = time.monotonic()
+    assert end_leftovers(RUN_VARIABLE, "/zombie") == 0
+    assert time.monotonic() - begun < 5.0

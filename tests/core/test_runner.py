@@ -584,6 +584,26 @@ def test_job_within_its_walltime(node: Node) -> None:
         assert (result["exit"], result.get("overdue")) == (0, None)
 
 
+def test_job_that_ends_with_its_node_is_lost(node: Node) -> None:
+    """Where a batch system ends all processes of a node, it is not the job that failed: whichever of
+    the two processes is hit first.
+    """
+    held, fifo = node.begin_held()
+    os.kill(fifo.pid, signal.SIGTERM)
+    wait_gone(fifo.pid)
+    node.client.process.terminate()
+    assert "worker" in held.result(10)["lost"]
+    assert [event.get("lost") for event in node.events() if event["e"] == "end"] == ["its worker was ended"]
+
+
+def test_job_that_is_killed_alone_has_failed(node: Node) -> None:
+    """A job that somebody killed while its node lives has failed with that signal."""
+    held, fifo = node.begin_held()
+    os.kill(fifo.pid, signal.SIGKILL)
+    result = held.result(10)
+    assert (result["exit"], result.get("lost")) == (137, None)
+
+
 def test_stopped_job_hears_that_it_has_to_end(node: Node) -> None:
     """A job that somebody stopped does not wait for the end of its time."""
     held, fifo = node.begin_held()

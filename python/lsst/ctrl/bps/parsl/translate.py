@@ -33,6 +33,9 @@ __all__ = ["translate"]
 SUBMIT_HOST_JOBS = ("pipetaskInit", "finalJob")
 """BPS's own jobs; they are short of work and run beside the driver."""
 
+START_SECONDS = 30
+"""Time that a worker needs at least before it can run a job."""
+
 _MOST_COMPLAINTS = 10
 _NUMBERS = (
     "priority",
@@ -267,11 +270,12 @@ def _job_complaint(
             f"it asks for {job.request_memory} MB; the most that site {site} has for a job is "
             f"{memory:.0f} MB. Set requestMemory of {job.label} to less, or use a site with more."
         )
-    if walltime is not None and 60 * int(job.request_walltime or 0) > walltime:
+    asked = 60 * int(job.request_walltime or 0)
+    if walltime is not None and asked and asked > walltime - START_SECONDS:
         return (
             f"it asks for {job.request_walltime} minutes; the workers of site {site} last "
-            f"{walltime / 60:.0f} minutes. Set requestWalltime of {job.label} to less, or walltime of the "
-            "site to more."
+            f"{walltime / 60:.0f} minutes, with their start. Set requestWalltime of {job.label} to less, "
+            "or walltime of the site to more."
         )
     try:
         command = job_command(job, get_file_paths(item.workflow, job.name))

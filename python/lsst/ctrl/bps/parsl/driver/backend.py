@@ -25,7 +25,7 @@ from ..node.client import forget_clients, kill_jobs, run_job
 from ..paths import SubmitPaths
 from .blocks import Demand
 from .functions import function_here, function_on_worker, node_package, tied_command
-from .kernel import end_kernel, start_kernel
+from .kernel import end_kernel, marked, start_kernel
 from .parsl_log import ParslLog
 from .pilots import Pilots
 from .sites import Sites
@@ -116,7 +116,13 @@ class ParslBackend:
         self._monitored = config.monitoring is not None
         self._log = ParslLog(os.path.join(config.run_dir, "parsl.log"), parsl_log_level(self._sites.config))
         self._prepare_executors(executors)
-        self._pilots = Pilots(executors, self._demand, self._idle_seconds, self._fail)
+        self._pilots = Pilots(
+            executors,
+            self._demand,
+            self._idle_seconds,
+            self._fail,
+            marked=lambda: marked(self._paths),
+        )
         self._kernel = start_kernel(config, others, self._paths)
         self._host_pool = HostPool(1, thread_name_prefix="submit-host")
         self._pilots.start()

@@ -70,7 +70,7 @@ def trouble(item: Blocks, demand: Demand) -> str | None:
     if (gone := _lost_process(item.executor)) is not None:
         return f"{gone.format(label)}; jobs cannot be handed out."
     longest = getattr(item.provider, "seconds", None)
-    if longest is not None and demand.walltime > longest:
+    if longest is not None and demand.walltime >= longest:
         return (
             f"A job asks for {demand.walltime / 60:.0f} minutes (requestWalltime), and a block of {label} "
             f"lasts {longest / 60:.0f} (walltime)."

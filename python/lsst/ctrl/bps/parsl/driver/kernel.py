@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import queue
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,15 +18,18 @@ from parsl.dataflow.dflow import DataFlowKernel
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.base import ParslExecutor
 
+from ..errors import NoWorkersError
 from ..node.leftovers import RUN_VARIABLE
 from ..paths import SubmitPaths
 
-__all__ = ["end_kernel", "start_kernel"]
+__all__ = ["end_kernel", "marked", "start_kernel"]
 
 _LOG = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
 """Time that Parsl's interchange may take to answer."""
+
+_ENVIRON_LOCK = threading.Lock()
 
 CLEANUP_SECONDS = 90.0
 """Time that Parsl may take to end."""
@@ -49,9 +53,14 @@ def start_kernel(config: Config, others: list[ParslExecutor], paths: SubmitPaths
         Parsl.
     """
     _switch_off(config)
-    with _umask_without_writing_by_others(), _marked(paths), _without_main():
-        kernel = DataFlowKernel(config)
-        kernel.add_executors(others)
+    with _umask_without_writing_by_others(), marked(paths), _without_main():
+        try:
+            kernel = DataFlowKernel(config)
+            kernel.add_executors(others)
+        except queue.Empty:
+            raise NoWorkersError(
+                f"Parsl's manager process for Work Queue did not start. See {config.run_dir}/parsl.log"
+            ) from None
     for executor in kernel.executors.values():
         if isinstance(executor, HighThroughputExecutor):
             # An interchange that is dead or stopped would be waited for without end.
@@ -88,17 +97,24 @@ def _umask_without_writing_by_others() -> Iterator[None]:
 
 
 @contextmanager
-def _marked(paths: SubmitPaths) -> Iterator[None]:
-    """Have a restart find Parsl's processes, should this one be killed."""
-    before = os.environ.get(RUN_VARIABLE)
-    os.environ[RUN_VARIABLE] = str(paths.submit_path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[RUN_VARIABLE]
-        else:
-            os.environ[RUN_VARIABLE] = before
+def marked(paths: SubmitPaths) -> Iterator[None]:
+    """Have a restart find the processes that are started, should this one be killed.
+
+    Parameters
+    ----------
+    paths : `SubmitPaths`
+        Where the run is.
+    """
+    with _ENVIRON_LOCK:
+        before = os.environ.get(RUN_VARIABLE)
+        os.environ[RUN_VARIABLE] = str(paths.submit_path)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[RUN_VARIABLE]
+            else:
+                os.environ[RUN_VARIABLE] = before
 
 
 @contextmanager

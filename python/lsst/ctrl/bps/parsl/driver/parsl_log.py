@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 
@@ -54,8 +55,8 @@ class ParslLog:
             logging.getLogger(name).setLevel(before)
 
 
-_NO_NEWS = ("Could not find enough blocks to kill",)
-"""Warnings of Parsl's about what is meant to be so."""
+_NO_NEWS = ("Could not find enough blocks to kill", "Task %s failed after")
+"""What Parsl says is wrong, and is meant to be so, or is said by the driver."""
 
 
 class _ToRoot(logging.Handler):
@@ -64,4 +65,7 @@ class _ToRoot(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if str(record.msg).startswith(_NO_NEWS):
             return
+        record = copy.copy(record)
+        # A traceback of Parsl's is in its log.
+        record.exc_info = record.exc_text = None
         logging.getLogger().handle(record)

@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from parsl.executors import HighThroughputExecutor
@@ -75,6 +76,8 @@ class Pilots:
         Called with an error when no worker can be had.
     clock : `~collections.abc.Callable`, optional
         Seconds since any moment.
+    marked : `~collections.abc.Callable`, optional
+        Returns the context in which blocks are started.
     """
 
     def __init__(
@@ -84,11 +87,13 @@ class Pilots:
         idle_seconds: Callable[[str], float],
         failed: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
+        marked: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._demand = demand
         self._idle_seconds = idle_seconds
         self._failed = failed
         self._clock = clock
+        self._marked = marked
         self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._hurry = threading.Event()
@@ -209,12 +214,12 @@ class Pilots:
             item.pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * item.pause))
             item.next_try = now + item.pause
             why = last_words(status)
-            _LOG.warning("A block of %s ended before it ran a job%s", item.executor.label, why)
+            _LOG.warning("A block of %s ended before any of its jobs did%s", item.executor.label, why)
             if item.deaths >= MOST_DEATHS:
                 self._failed(
                     NoWorkersError(
-                        f"{item.deaths} blocks of {item.executor.label} in a row ended before they ran "
-                        f"a job{why}"
+                        f"{item.deaths} blocks of {item.executor.label} in a row ended before any of "
+                        f"their jobs did{why}"
                     )
                 )
 
@@ -257,7 +262,8 @@ class Pilots:
     def _more(self, item: Blocks, count: int, now: float) -> None:
         executor = item.executor
         for _ in range(count):
-            made = executor.scale_out_facade(1)
+            with self._marked():
+                made = executor.scale_out_facade(1)
             if made:
                 for number in made:
                     item.blocks[number] = Block(now)

@@ -174,6 +174,10 @@ class RunnerClient:
         except OSError:
             pass  # As good as the end of the stream.
         if not self._closing:
+            try:
+                self.process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                pass  # It ends its jobs first.
             # Its jobs may be alive, and must not be when they are run again.
             end_leftovers(RUNNER_VARIABLE, self._marks[RUNNER_VARIABLE], timeout=2.0)
         self._fail("the runner process ended")

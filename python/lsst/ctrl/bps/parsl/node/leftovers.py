@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import psutil
@@ -34,11 +35,31 @@ def end_leftovers(variable: str, value: str, timeout: float = 20.0) -> int:
     found = _processes(variable, value)
     for process in found:
         _quietly(process.terminate)
-    _, alive = psutil.wait_procs(found, timeout)
+    alive = _wait(found, timeout)
     for process in alive:
         _quietly(process.kill)
-    psutil.wait_procs(alive, timeout)
+    _wait(alive, timeout)
     return len(found)
+
+
+def _wait(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
+    """Wait until processes have ended; return those that have not.
+
+    One that its parent has not asked after (a zombie) has ended.
+    """
+    deadline = time.monotonic() + timeout
+    while alive := [process for process in processes if _runs(process)]:
+        if time.monotonic() > deadline:
+            break
+        psutil.wait_procs(alive, 0.05)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _processes(variable: str, value: str) -> list[psutil.Process]:
@@ -48,7 +69,7 @@ def _processes(variable: str, value: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid not in spared and process.environ().get(variable) == value:
+            if process.pid not in spared and _runs(process) and process.environ().get(variable) == value:
                 found.append(process)
         except psutil.Error:
             continue  # It ended, or is not ours to look at.

@@ -33,6 +33,10 @@ GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL where the driver is gone, and for a job
 over its walltime."""
 
+HOLD = 1.0
+"""Seconds for which the end of a killed job is held back."""
+
+_ENDED_BY_OTHERS = (128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _SCRIPT_FD = 3
 
@@ -69,6 +73,7 @@ class Runner:
         self._kill_at: float | None = None
         self._deadlines: list[tuple[float, int]] = []
         self._overdue: set[int] = set()
+        self._held: deque[tuple[float, dict[str, Any], dict[str, Any]]] = deque()
         self._open = True
         self._journal, self._journal_path = -1, ""
         self._lines: list[bytes] = []
@@ -89,7 +94,7 @@ class Runner:
         selector = selectors.DefaultSelector()
         selector.register(self._control, selectors.EVENT_READ, "control")
         selector.register(wake_read, selectors.EVENT_READ, "child")
-        while self._open or self._running:
+        while self._open or self._running or self._held:
             for key, _ in selector.select(self._time_left()):
                 if key.data == "child":
                     os.read(wake_read, 4096)
@@ -99,6 +104,7 @@ class Runner:
             if self._terminated:
                 self._hang_up()
             self._reap()
+            self._release_held()
             self._kill_late_ones()
             self._end_overdue_ones()
             self._start_waiting()
@@ -178,6 +184,8 @@ class Runner:
         moments = [moment for moment, _ in self._deadlines[:1]]
         if self._kill_at is not None:
             moments.append(self._kill_at)
+        if self._held:
+            moments.append(self._held[0][0])
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _kill_late_ones(self) -> None:
@@ -307,6 +315,7 @@ class Runner:
             if pid == 0:
                 return
             running = self._running.pop(pid, None)
+            ordered = pid in self._doomed or pid in self._overdue
             self._doomed.discard(pid)
             if running is None:
                 continue
@@ -322,7 +331,24 @@ class Runner:
                     f"ended after its walltime of {minutes:g} minutes (exit code {result['exit']})"
                 )
                 result["overdue"] = True
-            self._finish(running.spec, result)
+            if result["exit"] in _ENDED_BY_OTHERS and not ordered:
+                # Perhaps the whole node is being ended, and this process is next.
+                self._held.append((time.monotonic() + HOLD, running.spec, result))
+            else:
+                self._finish(running.spec, self._excused(result))
+
+    def _release_held(self) -> None:
+        """Report jobs that were killed, once it is clear whether they alone were."""
+        now = time.monotonic()
+        while self._held and (self._held[0][0] <= now or not self._open):
+            _, spec, result = self._held.popleft()
+            self._finish(spec, self._excused(result))
+
+    def _excused(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Mark a failure as lost with the worker, where the worker is being ended."""
+        if self._open or result["exit"] == 0 or result.get("overdue"):
+            return result
+        return {**result, "lost": "its worker was ended"}
 
     def _finish(self, spec: dict[str, Any], result: dict[str, Any]) -> None:
         record = {"e": "end", "j": spec["j"], "a": spec["a"], "t": result["end"], **result}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -316,7 +317,10 @@ def run_tag(config: BpsConfig) -> str:
     Returns
     -------
     tag : `str`
-        A text without spaces.
+        A text without spaces: the name of the run, and a digest of its submit
+        directory, since names come again.
     """
     run = get_bps_config_value(config, "uniqProcName", str, get_workflow_name(config)) or ""
-    return "bps-parsl:" + re.sub(r"[^\w.+-]", "_", run)
+    path = str(SubmitPaths(config["submitPath"]).submit_path)
+    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+    return f"bps-parsl:{re.sub(r'[^A-Za-z0-9_.+-]', '_', run)}:{digest}"
