@@ -724,6 +724,16 @@ def test_long_lines_of_qstat(tmp_path: Path, torque: Commands) -> None:
     assert end_pilots(tmp_path / "pilots.jsonl") == 1
 
 
+def test_torque_job_that_has_ended_and_is_shown(tmp_path: Path, torque: Commands) -> None:
+    """A job in state C has ended, also where Slurm's qstat writes a tab before each line."""
+    text = (
+        "Job Id:\\t17\\n\\tJob_Name = parsl.parsl.torque.block-1.1.5\\n\\tjob_state = C\\n\\tqueue = main\\n"
+    )
+    torque.does("qstat", f"printf '{text}'")
+    assert end_pilots(tmp_path / "pilots.jsonl") == 0
+    assert torque.calls("qdel") == []
+
+
 @pytest.mark.parametrize("name", ["another-job", "parsl.parsl.torque.block-12.1767225600.5"])
 def test_torque_number_that_is_another_jobs(tmp_path: Path, torque: Commands, name: str) -> None:
     """Numbers come again: a job that has only the number is not touched."""

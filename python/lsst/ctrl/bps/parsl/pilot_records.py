@@ -161,8 +161,8 @@ def _is_there(scheduler: str, number: str, name: str) -> bool:
         if shown.returncode in _UNKNOWN_JOB or any(words in said.lower() for words in _GONE):
             return False
         raise SchedulerError(f"{_SHOW[scheduler][0]} {number}: {said or f'exit status {shown.returncode}'}")
-    # Long values are folded.
-    text = shown.stdout.replace("\n\t", "")
+    # Long values are folded; Slurm's qstat begins every line like that.
+    text = re.sub(r"\n\t(?!\w+ = )", "", shown.stdout)
     ended = re.search(r"job_state = [CF]\b", text) is not None
     return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) is not None and not ended
 

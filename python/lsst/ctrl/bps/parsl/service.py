@@ -160,6 +160,7 @@ class ParslService(BaseWmsService):
             raise RunNotFoundError("Which run? Give its id or submit path: bps restart --id <id>")
         set_command_directories()
         workflow = ParslWorkflow.read(wms_workflow_id)
+        _leave_if_surplus(workflow.config)
         workflow.restart()
         return workflow.run_id, workflow.name, ""
 

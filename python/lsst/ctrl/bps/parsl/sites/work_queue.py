@@ -280,8 +280,13 @@ class LocalSrunWorkQueue(WorkQueue):
         """
         options = self.settings.srun_options
         if "SLURM_STEP_ID" in os.environ:
-            # bps itself was started with srun, which holds the allocation's cores.
-            options += " --overlap"
+            # bps itself was started with srun, which holds the allocation's
+            # cores and memory.
+            options += " --overlap --mem=0"
+            here = os.environ.get("SLURMD_NODENAME", "")
+            nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or 0)
+            if here and nodes > self.settings.nodes_per_block:
+                options += f" --exclude={shlex.quote(here)}"
         return Srun(overrides=options)
 
     def is_surplus(self) -> bool:
