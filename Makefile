@@ -29,7 +29,8 @@ types: $(VENV)/test.installed
 	mypy python tests benchmarks examples/ccd_night/python
 
 unit: $(VENV)/test.installed
-	pytest -n 2 --dist worksteal
+	pytest -n 2 --dist worksteal tests/core tests/distribution tests/end_to_end
+	pytest -n 3 --dist worksteal tests/cluster
 
 doc: $(VENV)/test.installed
 	sphinx-build -W --keep-going -q -b html doc doc/_build/html

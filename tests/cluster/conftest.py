@@ -42,6 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=ours)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take it for no failure that all were left out."""
+    left_out = not (control.is_up() or os.environ.get("CI"))
+    if left_out and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was left out."""
     if not (control.is_up() or os.environ.get("CI")):
