@@ -33,7 +33,7 @@ __all__ = ["translate"]
 SUBMIT_HOST_JOBS = ("pipetaskInit", "finalJob")
 """BPS's own jobs; they are short of work and run beside the driver."""
 
-START_SECONDS = 30
+START_SECONDS = 10
 """Time that a worker needs at least before it can run a job."""
 
 _MOST_COMPLAINTS = 10
