@@ -265,6 +265,10 @@ class Bench(Sandbox):
 
     # What the batch system has of it.
 
+    def have_begun(self, count: int) -> bool:
+        """Tell whether so many steps have begun."""
+        return len(self.steps("begin")) >= count
+
     def jobs(self) -> list[control.Job]:
         """Return its jobs in the queue: what they were submitted from tells."""
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import yaml
@@ -172,3 +173,23 @@ def test_two_sites(make_bench: Callable[[Engine], Bench], with_repo: Callable[[B
     )
     expected = [("combine", True), ("combine", True), ("init", False), ("isr", False), ("isr", False)]
     assert found == expected, "labels, and whether they ran in a batch job"
+
+
+def test_work_queue_keeps_to_memory(make_bench: Callable[[Engine], Bench]) -> None:
+    """Work Queue runs as many jobs at once as their memory requests allow, however many cores there are."""
+    bench = make_bench(BY_NAME["slurm-work-queue"])
+    names = [f"s{number}" for number in range(5)]
+    bench.prepare([Step(name, fields={"request_memory": 1900}) for name in names])
+    for name in names:
+        bench.hold(name)
+    driver = bench.drive("restart", "--id", bench.id)
+    for let_go in range(len(names)):
+        expected = min(let_go + 2, len(names))
+        wait_until(partial(bench.have_begun, expected), "two at once", 120.0)
+        bench.let_go(bench.steps("begin")[let_go])
+    driver.finish().succeeded()
+    running = most = 0
+    for line in (bench.path / "steps.txt").read_text().splitlines():
+        running += line.startswith("begin ") - line.startswith("end ")
+        most = max(most, running)
+    assert most == 2, "4096 MB hold two of 1900 MB"

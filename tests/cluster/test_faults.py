@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,8 +135,8 @@ def test_walltime(slurm: Bench) -> None:
 
 @pytest.mark.alone
 def test_controller_stops(slurm: Bench) -> None:
-    """Slurm's controller is away in the middle: jobs that run go on and are
-    done; blocks for others are asked for until it answers again.
+    """Slurm's controller is away for a minute in the middle: jobs that run go
+    on and are done; blocks for others are asked for until it answers again.
     """
     settings = {"cores_per_node": 1, "max_blocks": 3}
     slurm.prepare([Step("s0"), *(Step(name, ["s0"]) for name in FOUR[1:])], site=settings)
@@ -144,10 +145,12 @@ def test_controller_stops(slurm: Bench) -> None:
     driver = slurm.drive("restart", "--id", slurm.id)
     slurm.await_step(driver, "s0")
     control.stop_controller()
+    stopped = time.monotonic()
     try:
         slurm.let_go("s0")
         driver.wait_for("The run waits", 180.0)
         wait_until(lambda: {"s1", "s3"} & set(slurm.steps("end")), "another job is done")
+        wait_until(lambda: time.monotonic() - stopped > 60.0, "a minute is over", 70.0)
     finally:
         control.start_controller()
     slurm.let_go("s2")

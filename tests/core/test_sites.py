@@ -1178,7 +1178,8 @@ def test_record_tells_jobs_apart(name: str, queue_site: Callable[..., Any], aske
         provider = queue_site(name, run)
         provider.submit("c", 1, "parsl.queue.block-0")
         path = Path(provider.script_dir) / "parsl" / "pilots.jsonl"
-        (record,) = [json.loads(line) for line in path.read_text().splitlines()]
+        before, record = [json.loads(line) for line in path.read_text().splitlines()]
+        assert before["name"] == record["name"], "it is written down before the number is known"
         names.append(record["name"])
         (script,) = [path for path in Path(provider.script_dir).iterdir() if path.is_file()]
         assert record["name"] in script.read_text()

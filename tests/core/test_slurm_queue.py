@@ -539,12 +539,12 @@ def test_cancel_that_fails(slurm: Commands, provider: Any) -> None:
 def test_sweep(slurm: Commands, provider: Any) -> None:
     """All that the run has in the queue is cancelled, whoever submitted it, and nothing else."""
     slurm.jobs(
-        "1|R|None|bps-parsl:u_me_x:parsl.slurm.block-0",
-        "2|PD|None|bps-parsl:u_me_x:other",
-        "3|CD|None|bps-parsl:u_me_x:ended",
-        "4|R|None|bps-parsl:u_me_x2:another run",
+        f"1|R|None|{provider.tag}:parsl.slurm.block-0",
+        f"2|PD|None|{provider.tag}:other",
+        f"3|CD|None|{provider.tag}:ended",
+        f"4|R|None|{provider.tag}2:another run",
         "5|R|None|",
-        "6|ZZ|None|bps-parsl:u_me_x:unknown state",
+        f"6|ZZ|None|{provider.tag}:unknown state",
     )
     assert provider.sweep() == 3
     (words,) = slurm.calls("scancel")
@@ -556,7 +556,7 @@ def test_sweep(slurm: Commands, provider: Any) -> None:
 @pytest.mark.parametrize("name", ["squeue", "scancel"])
 def test_sweep_that_fails(slurm: Commands, provider: Any, name: str) -> None:
     """Whoever sweeps is told that it did not work."""
-    slurm.jobs("1|R|None|bps-parsl:u_me_x:a")
+    slurm.jobs(f"1|R|None|{provider.tag}:a")
     slurm.fails(name, f"{name}: error: away")
     assert "away" in refused(provider.sweep).message
 
@@ -722,6 +722,14 @@ def test_long_lines_of_qstat(tmp_path: Path, torque: Commands) -> None:
     """Long lines of qstat are folded; a name across two of them is still the name."""
     torque.does("qstat", QSTAT + "'parsl.parsl.tor\n\tque.block-1.1767225600.5'")
     assert end_pilots(tmp_path / "pilots.jsonl") == 1
+
+
+def test_torque_job_whose_number_was_not_heard(tmp_path: Path, torque: Commands) -> None:
+    """A driver that was killed while qsub answered has written down the name: by that the job is found."""
+    record_pilots(tmp_path / "more.jsonl", "torque", name="parsl.torque.block-1")
+    torque.does("qstat", QSTAT + "parsl.parsl.torque.block-1.1767225600.5")
+    assert end_pilots(tmp_path / "more.jsonl") == 1
+    assert torque.calls("qdel") == [["17.server"]]
 
 
 def test_torque_job_that_has_ended_and_is_shown(tmp_path: Path, torque: Commands) -> None:

@@ -56,7 +56,8 @@ def record_pilots(path: Path, scheduler: str, **what: str | None) -> None:
         ``slurm``, ``torque``, ``pbspro`` or ``lsf``.
     **what : `str`, optional
         For Slurm ``tag``, the beginning of the jobs' comments, and
-        ``clusters``; for the others ``id`` and ``name`` of a job.
+        ``clusters``; for the others the ``name`` of a job, and once more with
+        its ``id`` as soon as that is known.
     """
     with storage_errors(path, "write down what is submitted"):
         fd = open_append(path, PRIVATE)
@@ -88,7 +89,9 @@ def end_pilots(path: Path) -> int:
     """
     ended = 0
     seen = set()
-    for record in _records(path):
+    records = list(_records(path))
+    numbered = {record.get("name") for record in records if "id" in record}
+    for record in records:
         if "tag" in record:
             key = (record["tag"], record.get("clusters"))
             if key not in seen:
@@ -96,6 +99,10 @@ def end_pilots(path: Path) -> int:
                 ended += _end_slurm_jobs(*key)
         elif record.get("scheduler") in _SHOW and {"id", "name"} <= set(record):
             ended += _end_job(record["scheduler"], record["id"], record["name"])
+        elif record.get("scheduler") in _SHOW and record.get("name") not in {*numbered, None}:
+            # The driver was killed before it heard the number.
+            for number in _numbers_of(record["scheduler"], record["name"]):
+                ended += _end_job(record["scheduler"], number, record["name"])
     if ended:
         _LOG.info("%d jobs that an earlier driver left in the queue were removed.", ended)
     return ended
@@ -151,6 +158,22 @@ def _end_job(scheduler: str, number: str, name: str) -> int:
             )
         time.sleep(0.5)
     return 1
+
+
+def _numbers_of(scheduler: str, name: str) -> list[str]:
+    """Look for jobs of a name among all that are in the queue."""
+    if scheduler == "lsf":
+        shown = _run(["bjobs", "-noheader", "-o", "jobid job_name"])
+        lines = (line.split(None, 1) for line in shown.stdout.splitlines())
+        return [words[0] for words in lines if len(words) == 2 and name in words[1]]
+    numbers, number = [], ""
+    for line in _run(["qstat", "-f"]).stdout.splitlines():
+        key, _, value = line.strip().partition(":" if line.startswith("Job Id") else "=")
+        if key.strip() == "Job Id":
+            number = value.strip()
+        elif key.strip() == "Job_Name" and name in value:
+            numbers.append(number)
+    return numbers
 
 
 def _is_there(scheduler: str, number: str, name: str) -> bool:

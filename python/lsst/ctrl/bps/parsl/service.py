@@ -12,12 +12,17 @@ from lsst.daf.butler import Config
 
 from lsst.ctrl.bps import BaseWmsService, BaseWmsWorkflow, BpsConfig, GenericWorkflow, WmsRunReport, WmsStates
 
-from .configuration import parsl_log_level
 from .environment import set_command_directories
 from .errors import ConfigurationError, ParslBpsError, RunNotFoundError
 from .paths import SubmitPaths
 from .registry import find_submit_path, list_runs, state_directory
 from .report import RunView, run_report
+from .submission import (
+    config_complaints,
+    leave_if_surplus,
+    say_what_is_understood,
+    submit_path_complaints,
+)
 from .workflow import ParslWorkflow
 
 __all__ = ["ParslService"]
@@ -70,11 +75,11 @@ class ParslService(BaseWmsService):
         ConfigurationError
             Raised with everything that is wrong.
         """
-        _leave_if_surplus(self.config)
-        complaints = [*_config_complaints(self.config), *_submit_path_complaints(self.config)]
+        leave_if_surplus(self.config)
+        complaints = [*config_complaints(self.config), *submit_path_complaints(self.config)]
         if complaints:
             raise ConfigurationError(complaints)
-        _say_what_is_understood(self.config)
+        say_what_is_understood(self.config)
 
     def prepare(
         self, config: BpsConfig, generic_workflow: GenericWorkflow, out_prefix: str | None = None
@@ -102,7 +107,7 @@ class ParslService(BaseWmsService):
         WorkflowError
             Raised if the workflow cannot be run.
         """
-        if complaints := _config_complaints(config):
+        if complaints := config_complaints(config):
             raise ConfigurationError(complaints)
         prefix = out_prefix or config["submitPath"]
         service = f"{type(self).__module__}.{type(self).__name__}"
@@ -160,7 +165,7 @@ class ParslService(BaseWmsService):
             raise RunNotFoundError("Which run? Give its id or submit path: bps restart --id <id>")
         set_command_directories()
         workflow = ParslWorkflow.read(wms_workflow_id)
-        _leave_if_surplus(workflow.config)
+        leave_if_surplus(workflow.config)
         workflow.restart()
         return workflow.run_id, workflow.name, ""
 
@@ -328,60 +333,6 @@ class ParslService(BaseWmsService):
         if not directory.is_dir() or not os.access(directory, os.W_OK):
             return 1, f"The list of your runs cannot be written: {directory}."
         return 0, f"Parsl {release}; your runs are listed in {state_directory()}"
-
-
-def _config_complaints(config: BpsConfig) -> list[str]:
-    from .site import site_complaints
-
-    complaints = site_complaints(config)
-    _, limit = config.search("memoryLimit", opt={"default": None})
-    if limit is not None and not isinstance(limit, int | float):
-        complaints.append(f"memoryLimit: {limit!r}: a number of MB is wanted.")
-    try:
-        parsl_log_level(config)
-    except ConfigurationError as exc:
-        complaints.extend(exc.complaints)
-    return complaints
-
-
-def _leave_if_surplus(config: BpsConfig) -> None:
-    """End this process where another one does the same."""
-    from .site import SiteConfig
-
-    try:
-        surplus = SiteConfig.from_config(config).is_surplus()
-    except ConfigurationError:
-        return  # It is said with all the others.
-    if surplus:
-        _LOG.info("The first task of this srun does it all; this one ends.")
-        raise SystemExit(0)
-
-
-def _say_what_is_understood(config: BpsConfig) -> None:
-    from .site import SiteConfig
-    from .sites.foreign_keys import foreign_keys
-
-    site = SiteConfig.from_config(config)
-    for warning in foreign_keys(site):
-        _LOG.warning("%s", warning)
-    for remark in site.remarks():
-        _LOG.info("%s", remark)
-
-
-def _submit_path_complaints(config: BpsConfig) -> list[str]:
-    path = os.path.abspath(config["submitPath"])
-    if os.path.lexists(path):
-        resume = f", or resume the run in it with: bps restart --id {path}"
-        return [
-            f"submitPath: {path} exists. Choose another one"
-            + (resume if SubmitPaths(path).plan.exists() else ".")
-        ]
-    parent = os.path.dirname(path)
-    while not os.path.exists(parent):
-        parent = os.path.dirname(parent)
-    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
-        return [f"submitPath: {path} cannot be made: {parent} cannot be written to."]
-    return []
 
 
 def _belongs_to(view: RunView, user: str | None) -> bool:

@@ -11,7 +11,6 @@ of it.
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import json
 import math
@@ -25,6 +24,7 @@ import time
 from collections import deque
 from typing import Any, NamedTuple
 
+from .processes import find_program, make_directory, script_descriptor, signal_group
 from .records import CANNOT_EXECUTE, NOT_FOUND, encode_line, expand, open_journal, variables
 
 __all__ = ["Runner", "main"]
@@ -175,8 +175,8 @@ class Runner:
         self._waiting.clear()
         self._doomed.update(self._running)
         for pid in self._doomed:
-            _signal_group(pid, signal.SIGTERM)
-            _signal_group(pid, signal.SIGCONT)
+            signal_group(pid, signal.SIGTERM)
+            signal_group(pid, signal.SIGCONT)
         deadline = time.monotonic() + grace
         self._kill_at = deadline if self._kill_at is None else min(deadline, self._kill_at)
 
@@ -193,7 +193,7 @@ class Runner:
             self._kill_at = None
         elif self._kill_at is not None and time.monotonic() >= self._kill_at:
             for pid in self._doomed:
-                _signal_group(pid, signal.SIGKILL)
+                signal_group(pid, signal.SIGKILL)
             self._kill_at = time.monotonic() + 1.0
 
     def _end_overdue_ones(self) -> None:
@@ -206,8 +206,8 @@ class Runner:
                 continue  # It has ended, or another job has its number now.
             first = pid not in self._overdue
             self._overdue.add(pid)
-            _signal_group(pid, signal.SIGTERM if first else signal.SIGKILL)
-            _signal_group(pid, signal.SIGCONT)
+            signal_group(pid, signal.SIGTERM if first else signal.SIGKILL)
+            signal_group(pid, signal.SIGCONT)
             heapq.heappush(self._deadlines, (now + (GRACE if first else 1.0), pid))
 
     # Starting jobs.
@@ -245,10 +245,10 @@ class Runner:
             ]
             argv, code = self._command(spec, environ)
             if code is not None:
-                script = _script_descriptor(code)
+                script = script_descriptor(code)
                 actions.append((os.POSIX_SPAWN_DUP2, script, _SCRIPT_FD))
             pid = os.posix_spawn(
-                _find_program(argv[0], environ),
+                find_program(argv[0], environ),
                 argv,
                 environ,
                 file_actions=actions,
@@ -283,7 +283,7 @@ class Runner:
     def _open_log(self, path: str) -> int:
         directory = os.path.dirname(path)
         if directory not in self._directories:
-            _make_directory(directory)
+            make_directory(directory)
             self._directories.add(directory)
         return os.open(path, _APPEND, 0o644)
 
@@ -320,7 +320,7 @@ class Runner:
             if running is None:
                 continue
             # What a job leaves behind in its process group ends with it.
-            _signal_group(pid, signal.SIGKILL)
+            signal_group(pid, signal.SIGKILL)
             self._cpus -= running.spec["cpus"]
             self._memory -= running.spec["memory"]
             result = _measured(running, status, usage)
@@ -367,49 +367,6 @@ def _measured(running: Running, status: int, usage: resource.struct_rusage) -> d
         "memory": usage.ru_maxrss // 1024,
         "cpu": round(usage.ru_utime + usage.ru_stime, 3),
     }
-
-
-def _make_directory(path: str) -> None:
-    """Make a directory and those above it, none writable by others.
-
-    `os.makedirs` would apply its mode to the last one only.
-    """
-    if os.path.isdir(path):
-        return
-    _make_directory(os.path.dirname(path))
-    try:
-        os.mkdir(path, 0o755)
-    except FileExistsError:
-        pass  # Another node was faster.
-
-
-def _signal_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass  # Nobody of that group is left, or it became another user's.
-
-
-def _find_program(name: str, environ: dict[str, str]) -> str:
-    """Look a command up on the job's PATH, as its shell would."""
-    if "/" in name:
-        return name
-    for directory in environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(directory, name)
-        if os.access(path, os.X_OK) and not os.path.isdir(path):
-            return path
-    raise FileNotFoundError(2, "command not found", name)
-
-
-def _script_descriptor(code: str) -> int:
-    """Put bash code where only this job sees it: no file, no argument."""
-    fd = os.memfd_create("script", os.MFD_CLOEXEC)
-    try:
-        os.write(fd, code.encode("utf-8", "surrogateescape"))
-        # A number that is free of the ones that the job gets.
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
-    finally:
-        os.close(fd)
 
 
 def main() -> None:

@@ -92,6 +92,7 @@ class _Blocks:
         """
         # By this name it is told from the jobs of other runs.
         name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', job_name)}-{secrets.token_hex(4)}"
+        record_pilots(self.record, self.scheduler, name=name)
         reason = ""
         try:
             number = super().submit(command, tasks_per_node, name)  # type: ignore[misc]
