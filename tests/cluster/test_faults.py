@@ -195,7 +195,7 @@ def test_pilots_of_a_dead_driver(make_bench: Callable[[Engine], Bench]) -> None:
     """Pilots of a driver that was killed end by themselves within two minutes,
     whatever they are, and with them their jobs; a restart finishes the runs.
     """
-    names = ["slurm", "slurm-two-nodes", "slurm-work-queue", "torque"]
+    names = ["slurm", "slurm-work-queue", "torque"]
     benches = [make_bench(BY_NAME[name]) for name in names]
     for bench in benches:
         start_held(bench).kill()
