@@ -19,7 +19,7 @@ from typing import Any
 
 from .errors import SchedulerError
 from .files import PRIVATE, open_append, storage_errors
-from .slurm_queue import cancel_jobs, is_final, list_jobs
+from .slurm_queue import cancel_jobs, jobs_with_tag
 
 __all__ = ["end_pilots", "record_pilots"]
 
@@ -128,8 +128,7 @@ def _end_slurm_jobs(tag: str, clusters: str | None) -> int:
     found: set[str] = set()
     deadline = time.monotonic() + END_SECONDS
     while True:
-        jobs = list_jobs(COMMAND_SECONDS, clusters)
-        left = [job.id for job in jobs if job.comment.startswith(f"{tag}:") and not is_final(job.state)]
+        left = jobs_with_tag(tag, COMMAND_SECONDS, clusters)
         if not left:
             return len(found)
         if time.monotonic() > deadline:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .errors import SchedulerError
 
-__all__ = ["SlurmJob", "cancel_jobs", "is_final", "list_jobs", "submit_script"]
+__all__ = ["SlurmJob", "cancel_jobs", "is_final", "jobs_with_tag", "list_jobs", "submit_script"]
 
 _FORMAT = "%A|%t|%r|%k"
 _MOST_IDS = 200
@@ -114,6 +114,30 @@ def list_jobs(timeout: float, clusters: str | None = None) -> list[SlurmJob]:
         if len(parts) == 4:
             jobs.append(SlurmJob(*parts))
     return jobs
+
+
+def jobs_with_tag(tag: str, timeout: float, clusters: str | None = None) -> list[str]:
+    """Return the jobs of a run that are in the queue.
+
+    Parameters
+    ----------
+    tag : `str`
+        Beginning of their comments, up to a colon.
+    timeout, clusters : optional
+        As for `list_jobs`.
+
+    Returns
+    -------
+    ids : `list` [`str`]
+        Their numbers.
+
+    Raises
+    ------
+    SchedulerError
+        Raised if squeue does not answer, or with an error.
+    """
+    jobs = list_jobs(timeout, clusters)
+    return [job.id for job in jobs if job.comment.startswith(f"{tag}:") and not is_final(job.state)]
 
 
 def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None) -> None:

@@ -211,8 +211,7 @@ class Pilots:
             item.deaths = 0
         elif age < YOUNG_SECONDS:
             item.deaths += 1
-            item.pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * item.pause))
-            item.next_try = now + item.pause
+            self._back_off(item, now)
             why = last_words(status)
             _LOG.warning("A block of %s ended before any of its jobs did%s", item.executor.label, why)
             if item.deaths >= MOST_DEATHS:
@@ -276,14 +275,19 @@ class Pilots:
             self._refused(item, now)
             return
 
+    @staticmethod
+    def _back_off(item: Blocks, now: float) -> None:
+        """Wait longer than the last time before asking for a block."""
+        item.pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * item.pause))
+        item.next_try = now + item.pause
+
     def _refused(self, item: Blocks, now: float) -> None:
         executor = item.executor
         refusal = getattr(item.provider, "refusal", None)
         message = refusal_text(executor, refusal)
         if isinstance(refusal, SchedulerError) and refusal.final:
             self._failed(NoWorkersError(f"The batch system refuses blocks for {executor.label}: {message}"))
-        item.pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * item.pause))
-        item.next_try = now + item.pause
+        self._back_off(item, now)
         if message != item.told:
             item.told = message
             _LOG.warning(

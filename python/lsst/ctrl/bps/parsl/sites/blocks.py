@@ -10,7 +10,7 @@ import socket
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import psutil
 
@@ -24,6 +24,9 @@ from ..paths import SubmitPaths
 from ..setting_types import Count, Fraction, Lines, Options, Seconds, Walltime, Whole, clock_time
 from ..settings import SiteSettings, read_settings
 from ..site import SiteConfig
+
+if TYPE_CHECKING:
+    from ..job import ParslJob
 
 __all__ = ["BlockSettings", "BlockSite"]
 
@@ -92,6 +95,24 @@ class BlockSite(SiteConfig):
 
     settings_model = BlockSettings
     settings: BlockSettings
+
+    label: ClassVar[str] = ""
+    """Label of the executor, where there is one."""
+
+    def select_executor(self, job: ParslJob) -> str:
+        """Return the label of the one executor.
+
+        Parameters
+        ----------
+        job : `ParslJob`
+            The job.
+
+        Returns
+        -------
+        label : `str`
+            The label.
+        """
+        return self.label
 
     def with_defaults(self, **defaults: Any) -> Any:
         """Return the settings, with values for those that are not set.

@@ -9,8 +9,7 @@ from parsl.executors.base import ParslExecutor
 from parsl.launchers import MpiExecLauncher
 
 from .torque import PBSProProviders, PBSProSettings
-from .work_queue import LocalSrunWorkQueue, WorkQueue, WorkQueueSettings
-from .workers import node_sizes
+from .work_queue import BlockWorkQueue, LocalSrunWorkQueue, WorkQueueSettings
 
 __all__ = ["LocalMpiWorkQueue", "PBSProWorkQueue", "PBSProWorkQueueSettings"]
 
@@ -35,7 +34,7 @@ class PBSProWorkQueueSettings(PBSProSettings, WorkQueueSettings):
     """Settings of `PBSProWorkQueue`."""
 
 
-class PBSProWorkQueue(WorkQueue, PBSProProviders):
+class PBSProWorkQueue(BlockWorkQueue, PBSProProviders):
     """Runs the jobs on Work Queue's workers in blocks of a PBS cluster."""
 
     settings_model = PBSProWorkQueueSettings
@@ -49,37 +48,8 @@ class PBSProWorkQueue(WorkQueue, PBSProProviders):
         executors : `list` [`parsl.executors.WorkQueueExecutor`]
             The executor.
         """
-        settings = self.settings
-        if settings.nodes is None:
-            settings = settings.model_copy(update={"nodes": settings.nodes_per_block})
-        return [self.make_executor("work_queue", self.make_provider(settings))]
+        return [self.make_executor(self.label, self.make_provider(self.node_settings()))]
 
     def launcher(self, settings: Any) -> Any:
         """Return what starts the workers of a block."""
         return MpiExecLauncher(**_MPI)
-
-    def get_capacity(self) -> dict[str, float | None]:
-        """Return what the settings say of a node.
-
-        Returns
-        -------
-        capacity : `dict` [`str`, `float`]
-            As for `SiteConfig.get_capacity`; ``worker_options`` come first.
-        """
-        return self.worker_or_node(PBSProProviders.get_capacity(self))
-
-    def worker_options(self, settings: WorkQueueSettings) -> str:
-        """Return the options of the workers.
-
-        Parameters
-        ----------
-        settings : `WorkQueueSettings`
-            The settings.
-
-        Returns
-        -------
-        options : `str`
-            Those of `WorkQueue`, and the size of a node as it was asked for.
-        """
-        sizes = node_sizes(self.settings.cores_per_node, self.settings.mem_per_node)
-        return " ".join([*sizes, super().worker_options(settings)])

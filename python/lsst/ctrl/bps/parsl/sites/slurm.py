@@ -140,6 +140,8 @@ class SlurmSite(BlockSite):
 class Slurm(SlurmSite):
     """Runs the jobs in blocks of nodes of a Slurm cluster."""
 
+    label = "slurm"
+
     def get_executors(self) -> list[ParslExecutor]:
         """Return one executor.
 
@@ -148,22 +150,7 @@ class Slurm(SlurmSite):
         executors : `list` [`parsl.executors.HighThroughputExecutor`]
             The executor.
         """
-        return [self.make_executor("slurm")]
-
-    def select_executor(self, job: ParslJob) -> str:
-        """Return the label of the one executor.
-
-        Parameters
-        ----------
-        job : `ParslJob`
-            The job.
-
-        Returns
-        -------
-        label : `str`
-            The label.
-        """
-        return "slurm"
+        return [self.make_executor(self.label)]
 
     def make_executor(
         self,

@@ -23,7 +23,7 @@ from parsl.providers import SlurmProvider
 from ..errors import SchedulerError
 from ..pilot_records import record_pilots
 from ..setting_types import clock_time
-from ..slurm_queue import SlurmJob, cancel_jobs, is_final, list_jobs, submit_script
+from ..slurm_queue import SlurmJob, cancel_jobs, jobs_with_tag, list_jobs, submit_script
 
 __all__ = ["SlurmBlocks", "Srun"]
 
@@ -300,8 +300,7 @@ class SlurmBlocks(SlurmProvider):
         SchedulerError
             Raised if Slurm does not answer.
         """
-        jobs = list_jobs(self.cmd_timeout, self.clusters)
-        left = [job.id for job in jobs if job.comment.startswith(f"{self.tag}:") and not is_final(job.state)]
+        left = jobs_with_tag(self.tag, self.cmd_timeout, self.clusters)
         cancel_jobs(left, self.cmd_timeout, self.clusters)
         return len(left)
 

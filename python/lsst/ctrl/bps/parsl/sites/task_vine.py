@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-from lsst.ctrl.bps import BpsConfig
 from parsl.executors.base import ParslExecutor
 from parsl.executors.taskvine import TaskVineExecutor, TaskVineFactoryConfig, TaskVineManagerConfig
 from parsl.providers import LocalProvider
@@ -16,12 +14,9 @@ from parsl.providers.base import ExecutionProvider
 from ..errors import ConfigurationError
 from ..paths import SubmitPaths
 from ..setting_types import Words
-from .blocks import BlockSettings, BlockSite
+from .blocks import BlockSettings
 from .slurm import SlurmSettings, SlurmSite
-from .workers import RESOURCES, node_sizes, worker_limits, write_password
-
-if TYPE_CHECKING:
-    from ..job import ParslJob
+from .workers import WorkerSite, node_sizes, worker_limits
 
 __all__ = ["LocalTaskVine", "SlurmTaskVine", "SlurmTaskVineSettings", "TaskVine", "TaskVineSettings"]
 
@@ -36,22 +31,13 @@ class TaskVineSettings(BlockSettings):
     """Options of each ``vine_worker``, such as ``--memory=480000`` (MB)."""
 
 
-class TaskVine(BlockSite):
-    """Base class of sites with TaskVine.
-
-    Parameters
-    ----------
-    config : `lsst.ctrl.bps.BpsConfig`
-        Configuration of the run.
-    resource_list : optional
-        As for `SiteConfig`; all there is by default.
-    """
+class TaskVine(WorkerSite):
+    """Base class of sites with TaskVine."""
 
     settings_model = TaskVineSettings
     settings: TaskVineSettings
 
-    def __init__(self, config: BpsConfig, resource_list: Any = RESOURCES) -> None:
-        super().__init__(config, resource_list)
+    label = "task_vine"
 
     def make_executor(self, label: str, provider: ExecutionProvider) -> ParslExecutor:
         """Make an executor.
@@ -108,31 +94,6 @@ class TaskVine(BlockSite):
         return " ".join(
             [*worker_limits(settings.idle_time, settings.walltime), settings.worker_options]
         ).strip()
-
-    def write_secrets(self, paths: SubmitPaths) -> None:
-        """Write the workers' password.
-
-        Parameters
-        ----------
-        paths : `SubmitPaths`
-            Where to.
-        """
-        write_password(paths)
-
-    def select_executor(self, job: ParslJob) -> str:
-        """Return the label of the one executor.
-
-        Parameters
-        ----------
-        job : `ParslJob`
-            The job.
-
-        Returns
-        -------
-        label : `str`
-            The label.
-        """
-        return "task_vine"
 
 
 class LocalTaskVine(TaskVine):

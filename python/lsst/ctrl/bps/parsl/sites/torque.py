@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.base import ParslExecutor
@@ -14,9 +14,6 @@ from ..paths import SubmitPaths
 from ..setting_types import Count, Gigabytes, Name, Word, clock_time
 from .blocks import BlockSettings, BlockSite
 from .queue_providers import LSFBlocks, PBSProBlocks, TorqueBlocks
-
-if TYPE_CHECKING:
-    from ..job import ParslJob
 
 __all__ = [
     "LSF",
@@ -141,8 +138,6 @@ class QueueProviders(BlockSite):
 class QueueSite(QueueProviders):
     """Base class of sites with batch systems other than Slurm."""
 
-    label = "queue"
-
     def get_executors(self) -> list[ParslExecutor]:
         """Return one executor.
 
@@ -152,21 +147,6 @@ class QueueSite(QueueProviders):
             The executor.
         """
         return [self.make_executor(self.label)]
-
-    def select_executor(self, job: ParslJob) -> str:
-        """Return the label of the one executor.
-
-        Parameters
-        ----------
-        job : `ParslJob`
-            The job.
-
-        Returns
-        -------
-        label : `str`
-            The label.
-        """
-        return self.label
 
     def make_executor(self, label: str, **defaults: Any) -> HighThroughputExecutor:
         """Make an executor whose blocks are jobs of the batch system.

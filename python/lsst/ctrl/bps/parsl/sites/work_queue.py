@@ -7,10 +7,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lsst.ctrl.bps import BpsConfig
 from parsl.executors.base import ParslExecutor
 from parsl.launchers import SingleNodeLauncher
 from parsl.providers import LocalProvider
@@ -18,16 +16,14 @@ from parsl.providers.base import ExecutionProvider
 
 from ..paths import SubmitPaths
 from ..setting_types import Count, Words
-from .blocks import BlockSettings, BlockSite
+from .blocks import BlockSettings
 from .slurm import SRUN_OPTIONS, SlurmSettings, SlurmSite
 from .slurm_provider import Srun
 from .work_queue_module import work_queue_executor
-from .workers import RESOURCES, ShellPath, node_sizes, worker_limits, write_password
-
-if TYPE_CHECKING:
-    from ..job import ParslJob
+from .workers import ShellPath, WorkerSite, node_sizes, worker_limits
 
 __all__ = [
+    "BlockWorkQueue",
     "LocalSrunWorkQueue",
     "LocalSrunWorkQueueSettings",
     "SlurmWorkQueue",
@@ -55,22 +51,13 @@ class WorkQueueSettings(BlockSettings):
     """Number of nodes of a block, each with one worker."""
 
 
-class WorkQueue(BlockSite):
-    """Base class of sites with Work Queue.
-
-    Parameters
-    ----------
-    config : `lsst.ctrl.bps.BpsConfig`
-        Configuration of the run.
-    resource_list : optional
-        As for `SiteConfig`; all there is by default.
-    """
+class WorkQueue(WorkerSite):
+    """Base class of sites with Work Queue."""
 
     settings_model = WorkQueueSettings
     settings: WorkQueueSettings
 
-    def __init__(self, config: BpsConfig, resource_list: Any = RESOURCES) -> None:
-        super().__init__(config, resource_list)
+    label = "work_queue"
 
     def make_executor(
         self,
@@ -123,16 +110,6 @@ class WorkQueue(BlockSite):
         made: ParslExecutor = executor
         return made
 
-    def write_secrets(self, paths: SubmitPaths) -> None:
-        """Write the workers' password.
-
-        Parameters
-        ----------
-        paths : `SubmitPaths`
-            Where to.
-        """
-        write_password(paths)
-
     def worker_options(self, settings: WorkQueueSettings) -> str:
         """Return the options of the workers.
 
@@ -151,35 +128,20 @@ class WorkQueue(BlockSite):
         return " ".join([*limits, settings.worker_options]).strip()
 
     def get_capacity(self) -> dict[str, float | None]:
-        """Return what ``worker_options`` says of a worker.
+        """Return what ``worker_options`` says of a worker, and a node has.
 
         Returns
         -------
         capacity : `dict` [`str`, `float`]
-            As for `SiteConfig.get_capacity`.
+            As for `SiteConfig.get_capacity`; ``worker_options`` come first.
         """
-        found: dict[str, float | None] = {}
-        for name in ("cores", "memory"):
-            match = re.search(rf"--{name}[= ](\d+)", self.settings.worker_options)
+        capacity = {"walltime": self.settings.walltime, **super().get_capacity()}
+        for name, option in (("cpus", "cores"), ("memory", "memory")):
+            match = re.search(rf"--{option}[= ](\d+)", self.settings.worker_options)
             # To a worker 0 is what the machine has.
-            found[name] = float(match.group(1)) or None if match else None
-        return {"cpus": found["cores"], "memory": found["memory"], "walltime": self.settings.walltime}
-
-    def worker_or_node(self, node: Mapping[str, float | None]) -> dict[str, float | None]:
-        """Return what ``worker_options`` says, and for the rest what a node has.
-
-        Parameters
-        ----------
-        node : `~collections.abc.Mapping` [`str`, `float`]
-            The node's capacity.
-
-        Returns
-        -------
-        capacity : `dict` [`str`, `float`]
-            As for `SiteConfig.get_capacity`.
-        """
-        worker = WorkQueue.get_capacity(self)
-        return {name: node[name] if worker[name] is None else worker[name] for name in node}
+            if match and float(match.group(1)):
+                capacity[name] = float(match.group(1))
+        return capacity
 
     def idle_seconds(self, settings: WorkQueueSettings) -> int:
         """Return the time without work after which a worker ends.
@@ -195,21 +157,6 @@ class WorkQueue(BlockSite):
             The time in seconds.
         """
         return round(settings.idle_time)
-
-    def select_executor(self, job: ParslJob) -> str:
-        """Return the label of the one executor.
-
-        Parameters
-        ----------
-        job : `ParslJob`
-            The job.
-
-        Returns
-        -------
-        label : `str`
-            The label.
-        """
-        return "work_queue"
 
 
 class LocalSrunWorkQueueSettings(WorkQueueSettings):
@@ -233,7 +180,7 @@ class LocalSrunWorkQueue(WorkQueue):
         executors : `list` [`parsl.executors.WorkQueueExecutor`]
             The executor.
         """
-        return [self.make_executor("work_queue", self.make_provider())]
+        return [self.make_executor(self.label, self.make_provider())]
 
     def make_provider(self) -> LocalProvider:
         """Make what starts the workers.
@@ -302,39 +249,23 @@ class LocalSrunWorkQueue(WorkQueue):
         return tasks > 1 and int(os.environ.get("SLURM_PROCID") or 0) > 0
 
 
-class SlurmWorkQueueSettings(SlurmSettings, WorkQueueSettings):
-    """Settings of `SlurmWorkQueue`."""
+class BlockWorkQueue(WorkQueue):
+    """Base class of sites whose workers run in jobs of a batch system."""
 
+    settings: Any
 
-class SlurmWorkQueue(WorkQueue, SlurmSite):
-    """Runs the jobs on Work Queue's workers in blocks of a Slurm cluster."""
-
-    settings_model = SlurmWorkQueueSettings
-    settings: SlurmWorkQueueSettings
-
-    def get_executors(self) -> list[ParslExecutor]:
-        """Return one executor.
+    def node_settings(self) -> Any:
+        """Return the settings, with ``nodes_per_block`` where ``nodes`` is not set.
 
         Returns
         -------
-        executors : `list` [`parsl.executors.WorkQueueExecutor`]
-            The executor.
+        settings : `WorkQueueSettings`
+            Settings of the site's own class.
         """
         settings = self.settings
         if settings.nodes is None:
-            settings = settings.model_copy(update={"nodes": settings.nodes_per_block})
-        provider = self.make_provider("work_queue", settings)
-        return [self.make_executor("work_queue", provider)]
-
-    def get_capacity(self) -> dict[str, float | None]:
-        """Return what the settings say of a node.
-
-        Returns
-        -------
-        capacity : `dict` [`str`, `float`]
-            As for `SiteConfig.get_capacity`; ``worker_options`` come first.
-        """
-        return self.worker_or_node(SlurmSite.get_capacity(self))
+            return settings.model_copy(update={"nodes": settings.nodes_per_block})
+        return settings
 
     def worker_options(self, settings: WorkQueueSettings) -> str:
         """Return the options of the workers.
@@ -351,3 +282,25 @@ class SlurmWorkQueue(WorkQueue, SlurmSite):
         """
         sizes = node_sizes(self.settings.cores_per_node, self.settings.mem_per_node)
         return " ".join([*sizes, super().worker_options(settings)])
+
+
+class SlurmWorkQueueSettings(SlurmSettings, WorkQueueSettings):
+    """Settings of `SlurmWorkQueue`."""
+
+
+class SlurmWorkQueue(BlockWorkQueue, SlurmSite):
+    """Runs the jobs on Work Queue's workers in blocks of a Slurm cluster."""
+
+    settings_model = SlurmWorkQueueSettings
+    settings: SlurmWorkQueueSettings
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return one executor.
+
+        Returns
+        -------
+        executors : `list` [`parsl.executors.WorkQueueExecutor`]
+            The executor.
+        """
+        provider = self.make_provider(self.label, self.node_settings())
+        return [self.make_executor(self.label, provider)]

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import secrets
 import shlex
+from collections.abc import Iterable
+
+from lsst.ctrl.bps import BpsConfig
 
 from ..files import PRIVATE, storage_errors, write_atomic
 from ..paths import SubmitPaths
+from .blocks import BlockSite
 
-__all__ = ["RESOURCES", "ShellPath", "node_sizes", "worker_limits", "write_password"]
+__all__ = ["RESOURCES", "ShellPath", "WorkerSite", "node_sizes", "worker_limits"]
 
 RESOURCES = ("cores", "memory", "disk", "running_time_min", "priority")
 """What Work Queue is told of each job."""
@@ -25,6 +29,36 @@ class ShellPath(str):
 
     def __format__(self, spec: str) -> str:
         return shlex.quote(str(self))
+
+
+class WorkerSite(BlockSite):
+    """Base class of sites with Work Queue or TaskVine.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+    resource_list : optional
+        As for `SiteConfig`; all there is by default.
+    """
+
+    def __init__(self, config: BpsConfig, resource_list: Iterable[str] | None = RESOURCES) -> None:
+        super().__init__(config, resource_list)
+
+    def write_secrets(self, paths: SubmitPaths) -> None:
+        """Write a password that only this run's workers know.
+
+        Parameters
+        ----------
+        paths : `SubmitPaths`
+            Where to.
+        """
+        password = secrets.token_hex(32).encode()
+        with (
+            storage_errors(paths.password, "write the workers' password"),
+            write_atomic(paths.password, PRIVATE) as stream,
+        ):
+            stream.write(password)
 
 
 def worker_limits(idle: float, walltime: int | None) -> list[str]:
@@ -65,19 +99,3 @@ def node_sizes(cores: int | None, memory: float | None) -> list[str]:
     """
     options = [f"--cores={cores}"] if cores is not None else []
     return [*options, f"--memory={int(1024 * memory)}"] if memory is not None else options
-
-
-def write_password(paths: SubmitPaths) -> None:
-    """Write a password that only this run's workers know.
-
-    Parameters
-    ----------
-    paths : `SubmitPaths`
-        Where to.
-    """
-    password = secrets.token_hex(32).encode()
-    with (
-        storage_errors(paths.password, "write the workers' password"),
-        write_atomic(paths.password, PRIVATE) as stream,
-    ):
-        stream.write(password)
