@@ -131,7 +131,6 @@ def test_misspelt_key_is_an_error_with_a_suggestion(key: str, meant: str) -> Non
         "memoryMultiplier",
         "numberOfRetries",
         "profile",
-        "finalJob",
         "queue",
         "computeSite",
         "preemptible",

@@ -61,7 +61,7 @@ class Setting:
         self.paths.create()
 
     def translate(self, workflow: GenericWorkflow) -> Plan:
-        translate(self.config, workflow, self.site, self.paths.plan)
+        translate(self.config, workflow, self.site, self.paths)
         return Plan(self.paths.plan)
 
     def maker(self, plan: Plan) -> TaskMaker:
@@ -168,8 +168,14 @@ def make_group(name: str, *jobs: Any, edges: str = "", blocking: bool = False) -
     return group
 
 
+ANYHOW = "{} (whatever became of it)"
+"""The end of a group for those whom its failures do not concern."""
+
+
 def test_groups_are_put_side_by_side(setting: Setting) -> None:
-    """What a group waits for its first jobs wait for, and its end waits for its last jobs."""
+    """What a group waits for its first jobs wait for, and its end waits for its last jobs.
+
+    A group that does not block has a second end, for the next group alone."""
     first = make_group("g1", make_job("x"), make_job("y"), make_job("z"), edges="x>z y>z")
     second = make_group("g2", make_job("p"), make_job("q"), blocking=True)
     workflow = add(GenericWorkflow("w"), make_job("a"), first, second, make_job("b"), edges="a>g1 g1>g2 g2>b")
@@ -180,13 +186,33 @@ def test_groups_are_put_side_by_side(setting: Setting) -> None:
         "y": {"a"},
         "z": {"x", "y"},
         "g1": {"z"},
-        "p": {"g1"},
-        "q": {"g1"},
+        ANYHOW.format("g1"): {"z"},
+        "p": {ANYHOW.format("g1")},
+        "q": {ANYHOW.format("g1")},
         "g2": {"p", "q"},
         "b": {"g2"},
     }
     groups = {job.name: job.template for job in plan.jobs() if job.template.kind == JobKind.GROUP}
-    assert {name: template.blocking for name, template in groups.items()} == {"g1": False, "g2": True}
+    blocking = {name: template.blocking for name, template in groups.items()}
+    assert blocking == {"g1": True, ANYHOW.format("g1"): False, "g2": True}
+
+
+def test_only_groups_of_its_ordering_pass_a_group_that_failed(setting: Setting) -> None:
+    """A job, a noop job and a group of another label wait for the success of
+    a group, also where it does not block the next group of its own label.
+    """
+    others = [make_job("job"), GenericWorkflowNoopJob("noop", "order"), make_group("other", make_job("o"))]
+    others[2].label = "another"
+    workflow = add(
+        GenericWorkflow("w"),
+        make_group("g", make_job("x")),
+        make_group("next", make_job("y")),
+        *others,
+        edges="g>next g>job g>noop g>other",
+    )
+    parents = graph(setting.translate(workflow))
+    assert parents["y"] == {ANYHOW.format("g")}
+    assert parents["job"] == parents["noop"] == parents["o"] == {"g"}
 
 
 def test_groups_in_groups(setting: Setting) -> None:
@@ -201,7 +227,8 @@ def test_groups_in_groups(setting: Setting) -> None:
         "y": {"x"},
         "in": {"y"},
         "out": {"in"},
-        "z": {"out"},
+        ANYHOW.format("out"): {"in"},
+        "z": {ANYHOW.format("out")},
         "i2": {"z"},
         "o2": {"i2"},
     }

@@ -15,13 +15,16 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
-__all__ = ["Command", "build_command", "shell_line", "split_words"]
+from .node.records import ATTEMPT_VARIABLE
+
+__all__ = ["Command", "build_command", "fill_in_attempt", "placeholders", "shell_line", "split_words"]
 
 LONGEST_WORD = 128 * 1024 - 1
 """Bytes of one argument that Linux takes (``MAX_ARG_STRLEN``)."""
 
 _PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{{(\w+)}}|{([^{}\s]+)}")
 _ENV = re.compile(r"(<ENV:[^>]*>)")
+_WMS = re.compile(r"<WMS:([^>]*)>")
 _ENV_OF_BPS = re.compile(r"(\\?)<ENV:([^>]*)>")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _DOLLAR = re.compile(r"\$(?:([A-Za-z_]\w*)|{([A-Za-z_]\w*)})")
@@ -84,7 +87,7 @@ def build_command(template: str, values: Mapping[str, object], files: Mapping[st
         Raised if a quotation in the template has no end, or if a value cannot
         be put where the template wants it.
     """
-    parts = _parts(_ENV_OF_BPS.sub(_variable, template), values)
+    parts = _parts(_ENV_OF_BPS.sub(_variable, fill_in_attempt(template)), values)
     grammar = _grammar_of(parts)
     pieces: list[str] = []
     quote = ""
@@ -104,6 +107,50 @@ def build_command(template: str, values: Mapping[str, object], files: Mapping[st
     if not words or words[0] in _SHELL_WORDS or _ASSIGNMENT.match(words[0]):
         return Command(line, None)
     return Command(line, words)
+
+
+def fill_in_attempt(text: str) -> str:
+    """Put in what BPS leaves to the plugin.
+
+    Parameters
+    ----------
+    text : `str`
+        Text with BPS's ``<WMS:name>``.
+
+    Returns
+    -------
+    filled : `str`
+        The text with an environment variable in place of
+        ``<WMS:attemptNum>``, the only one that there is.
+
+    Raises
+    ------
+    ValueError
+        Raised if there is another.
+    """
+
+    def variable(match: re.Match[str]) -> str:
+        if match.group(1) != "attemptNum":
+            raise ValueError(f"{match.group()} is not known; there is <WMS:attemptNum>")
+        return f"<ENV:{ATTEMPT_VARIABLE}>"
+
+    return _WMS.sub(variable, text) if "<WMS:" in text else text
+
+
+def placeholders(template: str) -> list[str]:
+    """Return the names in braces in a command template.
+
+    Parameters
+    ----------
+    template : `str`
+        As for `build_command`.
+
+    Returns
+    -------
+    names : `list` [`str`]
+        The names.
+    """
+    return [name for _, _, name in _PLACEHOLDER.findall(template) if name]
 
 
 def split_words(line: str) -> list[str]:
@@ -225,7 +272,7 @@ def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
 
 def _filled(name: str, value: str, quote: str, grammar: _Grammar, *, one_word: bool) -> str:
     """Write a value so that a shell reads it as data."""
-    value = _ENV_OF_BPS.sub(_variable, value)
+    value = _ENV_OF_BPS.sub(_variable, fill_in_attempt(value))
     if grammar == _Grammar.NESTED:
         if not _SAFE.fullmatch(_ENV.sub("", value)):
             raise ValueError(

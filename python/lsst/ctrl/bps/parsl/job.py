@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
@@ -12,12 +13,14 @@ from typing import Any
 
 from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 
-from .command import Command, build_command, shell_line
+from .command import Command, build_command, fill_in_attempt, shell_line
+from .execution_butler import ButlerCopy
 from .node.records import expand
+from .node.script import around
 from .paths import SubmitPaths
 from .plan import PlannedJob
 
-__all__ = ["ParslJob", "get_file_paths"]
+__all__ = ["ParslJob", "generic_job", "get_file_paths", "job_command", "other_command"]
 
 
 def get_file_paths(workflow: GenericWorkflow, name: str) -> dict[str, str]:
@@ -87,15 +90,42 @@ class ParslJob:
         Parameters
         ----------
         allow_stage : `bool`, optional
-            Kept for callers of the earlier plugin; files are read from where
-            they are.
+            Whether the job gets its own copy of the execution butler, where
+            there is one (``executionButlerDir``).
 
         Returns
         -------
         command : `str`
             The command line; environment variables are still named in it.
         """
-        return shell_line(self.command.line)
+        copy = self.butler_copy if allow_stage else None
+        if copy is None:
+            return shell_line(self.command.line)
+        return around(shell_line(copy.command(self.command).line), copy.before, copy.after)
+
+    @cached_property
+    def butler_copy(self) -> ButlerCopy | None:
+        """The job's own copy of the execution butler, where it has one."""
+        return ButlerCopy.for_job(self.config, self.name, self.command)
+
+    @property
+    def pre_command(self) -> str:
+        """Bash code of BPS's ``preCmdline``."""
+        return self._other_command(self.generic.pre_cmdline)
+
+    @property
+    def post_command(self) -> str:
+        """Bash code of BPS's ``postCmdline``."""
+        return self._other_command(self.generic.post_cmdline)
+
+    def _other_command(self, template: str | None) -> str:
+        files = {name: path for name, path in self.file_paths.items() if path}
+        return shell_line(other_command(self.generic, template, files).line)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables of the job's own."""
+        return {name: fill_in_attempt(str(value)) for name, value in (self.generic.environment or {}).items()}
 
     def evaluate_command_line(self, command: str) -> str:
         """Put this process's environment and the job's files into a command.
@@ -182,9 +212,43 @@ def job_command(generic: GenericWorkflowJob, file_paths: Mapping[str, str | None
         Raised if it cannot be read.
     """
     executable = generic.executable
-    template = f"{executable.src_uri if executable else ''} {generic.arguments or ''}"
+    program = executable.src_uri or "" if executable else ""
+    if executable and executable.transfer_executable:
+        program = shlex.quote(program)  # A file, and no command line.
     files = {name: path for name, path in file_paths.items() if path}
-    return build_command(template.strip(), generic.cmdvals or {}, files)
+    return build_command(f"{program} {generic.arguments or ''}".strip(), generic.cmdvals or {}, files)
+
+
+def other_command(
+    generic: GenericWorkflowJob, template: str | None, file_paths: Mapping[str, str]
+) -> Command:
+    """Return a command that runs before or after a job's own.
+
+    Parameters
+    ----------
+    generic : `lsst.ctrl.bps.GenericWorkflowJob`
+        The job.
+    template : `str` or `None`
+        Its ``pre_cmdline`` or ``post_cmdline``.
+    file_paths : `~collections.abc.Mapping` [`str`, `str`]
+        Paths of the job's files by their logical names.
+
+    Returns
+    -------
+    command : `Command`
+        The command.
+
+    Raises
+    ------
+    KeyError
+        Raised if it names a file that the job does not have.
+    ValueError
+        Raised if it cannot be read.
+    """
+    template = template or ""
+    for name in file_paths:  # As BPS does for the job's arguments.
+        template = template.replace(f"{{{name}}}", f"<FILE:{name}>")
+    return build_command(template, generic.cmdvals or {}, file_paths)
 
 
 def generic_job(planned: PlannedJob, memory: int | None = None) -> GenericWorkflowJob:

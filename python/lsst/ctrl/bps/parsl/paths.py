@@ -102,6 +102,11 @@ class SubmitPaths:
         return self.directory / "workers.password"
 
     @property
+    def executables(self) -> Path:
+        """Directory of the executables that were brought to the jobs."""
+        return self.directory / "bin"
+
+    @property
     def lock(self) -> Path:
         """Who drives the run."""
         return self.directory / "driver.lock"

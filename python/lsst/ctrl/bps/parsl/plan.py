@@ -66,6 +66,9 @@ class JobTemplate:
     on_submit_host: bool = False
     """Whether they run where the driver runs."""
 
+    bps_own: bool = False
+    """Whether BPS added them to the pipeline's."""
+
     blocking: bool = True
     """For a group: whether a failure in it stops what comes after it."""
 

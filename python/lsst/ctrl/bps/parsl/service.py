@@ -8,12 +8,14 @@ import os
 import time
 from typing import Any
 
+from lsst.ctrl.bps.bps_utils import _make_id_link
 from lsst.daf.butler import Config
 
 from lsst.ctrl.bps import BaseWmsService, BaseWmsWorkflow, BpsConfig, GenericWorkflow, WmsRunReport, WmsStates
 
 from .environment import set_command_directories
 from .errors import ConfigurationError, ParslBpsError, RunNotFoundError
+from .node.records import ATTEMPT_VARIABLE
 from .paths import SubmitPaths
 from .registry import find_submit_path, list_runs, state_directory
 from .report import RunView, run_report
@@ -65,7 +67,15 @@ class ParslService(BaseWmsService):
         set_command_directories()
         cpus = len(os.sched_getaffinity(0))
         sites = {name: {"class": f"lsst.ctrl.bps.parsl.sites.{where}"} for name, where in FACILITIES.items()}
-        return Config({"finalJob": {"requestCpus": min(16, cpus)}, "site": sites})
+        return Config(
+            {
+                "finalJob": {"requestCpus": min(16, cpus)},
+                "site": sites,
+                # BPS fills it in wherever a command names it, also the final
+                # job's script and what other variables stand for.
+                "wmsAttemptNum": f"${{{ATTEMPT_VARIABLE}}}",
+            }
+        )
 
     def run_submission_checks(self) -> None:
         """Check the configuration before anything is made.
@@ -137,8 +147,10 @@ class ParslService(BaseWmsService):
             Raised if the run ended without success.
         """
         assert isinstance(workflow, ParslWorkflow)
-        # BPS prints the id when this method is done, which may be in a week.
+        # BPS prints the id and makes the link to the run when this method is
+        # done, which may be in a week, and only where all went well.
         print(f"Run Id: {workflow.run_id}", flush=True)
+        _make_id_link(workflow.config, workflow.run_id)
         workflow.run(block=True)
         return workflow
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 __all__ = [
     "Count",
+    "FinalJobPlace",
     "Fraction",
     "Gigabytes",
     "Limits",
@@ -29,6 +30,8 @@ __all__ = [
     "clock_time",
     "walltime_seconds",
 ]
+
+SUBMIT_HOST, WORKERS = "submit host", "workers"
 
 _UNITS = {"k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0**2}
 _DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?")
@@ -161,6 +164,14 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _final_job_place(value: object) -> object:
+    if isinstance(value, Mapping):
+        return SUBMIT_HOST  # BPS's own section of that name.
+    if value not in (SUBMIT_HOST, WORKERS):
+        raise ValueError(f'write "{WORKERS}" or "{SUBMIT_HOST}"')
+    return value
+
+
 def _mapping(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
@@ -207,6 +218,9 @@ Lines = Annotated[str, BeforeValidator(_lines)]
 
 Limits = Annotated[dict[str, Count], BeforeValidator(_mapping)]
 """A number of things for each name."""
+
+FinalJobPlace = Annotated[str, BeforeValidator(_final_job_place)]
+"""Where the final job runs."""
 
 Options = Annotated[dict[str, Any], BeforeValidator(_mapping)]
 """Keyword arguments for a class of Parsl's."""

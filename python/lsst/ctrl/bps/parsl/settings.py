@@ -19,7 +19,7 @@ from lsst.ctrl.bps import BPS_DEFAULTS
 
 from .errors import ConfigurationError
 from .job import DEFAULTS as JOB_FIELDS
-from .setting_types import Limits, Seconds, Whole
+from .setting_types import SUBMIT_HOST, FinalJobPlace, Limits, Seconds, Whole
 
 __all__ = ["SiteSettings", "read_settings"]
 
@@ -46,7 +46,10 @@ class SiteSettings(BaseModel):
 
     concurrencyLimits: Limits = {}
     """How many jobs of this run may run at once that have a certain
-    ``concurrencyLimit``, by its name, as in ``{db_limit: 10}``."""
+    ``concurrencyLimit`` or ``category``, by its name, as in ``{db_limit: 10}``."""
+
+    finalJob: FinalJobPlace = SUBMIT_HOST
+    """Where the final job runs: ``submit host`` or ``workers``."""
 
     run_dir: str = "runinfo"
     """Directory for Parsl's own files; relative to the submit directory."""

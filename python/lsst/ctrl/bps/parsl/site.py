@@ -63,6 +63,10 @@ class SiteConfig(ABC):
     """Settings that the class knows, as they would stand in the YAML: the
     values of a facility. Those of the user's section come first."""
 
+    bps_settings: ClassVar[Mapping[str, str]] = {}
+    """Settings that stand for one of BPS's, such as the queue of a batch
+    system: where the section does not set them, BPS's is taken."""
+
     def __init__(self, config: BpsConfig, resource_list: Iterable[str] | None = None) -> None:
         self.config = config
         self.name = site_name(config)
@@ -79,6 +83,10 @@ class SiteConfig(ABC):
         if self.settings_model is None:
             section = {key: value for key, value in section.items() if key in known}
         given = {key: value for key, value in section.items() if value is not None}
+        for setting, key in self.bps_settings.items():
+            found, value = self.config.search(key, opt={"curvals": {"curr_site": self.name}})
+            if found and value not in (None, "") and setting not in given:
+                given[setting] = value
         self.given_keys = frozenset(given)
         return read_settings(model, {**self.defaults, **given}, self.where, _keys_of_our_sites())
 

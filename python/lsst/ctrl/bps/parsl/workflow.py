@@ -189,7 +189,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         with storage_errors(paths.directory, "make the run's directories"):
             paths.create()
         write_config(paths.config, self.config)
-        sites = translate(self.config, self._generic, site, paths.plan)
+        sites = translate(self.config, self._generic, site, paths)
         prefixes = {name: one.get_command_prefix() for name, one in sites.items()}
         write_environment(paths.environment, capture_environment(), site.get_command_prefix(), prefixes)
         write_environment_script(paths.environment_script)

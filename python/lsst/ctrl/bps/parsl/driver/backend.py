@@ -79,9 +79,13 @@ class ParslBackend:
         Where things are.
     cwd : `str`
         Directory in which jobs run.
+    in_order : `bool`, optional
+        Whether the order matters in which jobs are submitted. Threads take
+        them in that order; so none waits there that a later one should pass.
     """
 
-    def __init__(self, sites: Sites, paths: SubmitPaths, cwd: str) -> None:
+    def __init__(self, sites: Sites, paths: SubmitPaths, cwd: str, *, in_order: bool = False) -> None:
+        self._in_order = in_order
         self._sites = sites
         self._paths = paths
         self._cwd = cwd
@@ -129,7 +133,8 @@ class ParslBackend:
         threads = [getattr(executor, "max_threads", None) for executor in executors]
         if all(threads):
             # Enough that no thread waits for the driver.
-            self.window = sum(4 * count + 16 for count in threads if count)
+            more = 0 if self._in_order else 1
+            self.window = sum(count + more * (3 * count + 16) for count in threads if count)
         else:
             self.window = max(self.window, min(MOST_WINDOW, 2 * self._pilots.capacity()))
 

@@ -24,23 +24,25 @@ class Limits:
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, list[tuple[int, int]]] = {}
 
-    def names(self, concurrency_limit: str | None) -> list[str]:
+    def names(self, concurrency_limit: str | None, category: str | None = None) -> list[str]:
         """Return the limits that apply to a job.
 
         Parameters
         ----------
         concurrency_limit : `str` or `None`
             BPS's setting: a name, or several with commas between them.
+        category : `str`, optional
+            BPS's setting, which limits the jobs of one run.
 
         Returns
         -------
         names : `list` [`str`]
             Those of them that there are.
         """
-        if not concurrency_limit or not self._limits:
+        if not self._limits:
             return []
-        names = (name.strip() for name in str(concurrency_limit).split(","))
-        return [name for name in names if name in self._limits]
+        names = [*str(concurrency_limit or "").split(","), str(category or "")]
+        return [name for name in dict.fromkeys(map(str.strip, names)) if name in self._limits]
 
     def take(self, names: list[str], item: tuple[int, int]) -> bool:
         """Let a job run, or have it wait.

@@ -225,7 +225,7 @@ class Driver:
 
     def _limits_of(self, job: int) -> list[str]:
         fields = self.state.plan.template(job).fields or {}
-        return self._limits.names(fields.get("concurrency_limit"))
+        return self._limits.names(fields.get("concurrency_limit"), fields.get("category"))
 
     def _completed(self, task: Task, result: dict[str, Any]) -> None:
         """Note a result; called by the backend in any thread."""

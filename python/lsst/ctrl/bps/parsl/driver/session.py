@@ -20,7 +20,6 @@ from ..paths import SubmitPaths
 from ..pilot_records import end_pilots
 from ..plan import Plan
 from ..replay import replay
-from ..site_section import site_name
 from ..state import JobState, RunState
 from .backend import ParslBackend
 from .limits import Limits
@@ -67,7 +66,7 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
     return Driver(
         state,
         Journal(paths.driver_journal, name),
-        ParslBackend(sites, paths, plan.header["cwd"]),
+        ParslBackend(sites, paths, plan.header["cwd"], in_order=_has_priorities(plan)),
         TaskMaker(plan, config, sites, paths),
         paths,
         lock=lock,
@@ -77,16 +76,24 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
     )
 
 
+def _has_priorities(plan: Plan) -> bool:
+    return any((template.fields or {}).get("priority") for template in plan.templates)
+
+
 def _most_memory(config: BpsConfig, plan: Plan, sites: Sites) -> Callable[[int], float | None]:
     """Return what tells the memory in MB that a job may grow to; BPS's
     memoryLimit is the plugin's to apply.
     """
-    _, limit = config.search("memoryLimit", opt={"curvals": {"curr_site": site_name(config) or ""}})
 
     def most_of(job: int) -> float | None:
-        site = sites.by_name((plan.template(job).fields or {}).get("compute_site"))
-        limits = [float(value) for value in (limit, site.get_capacity()["memory"]) if value]
-        return min(limits, default=None)
+        template = plan.template(job)
+        site = sites.by_name((template.fields or {}).get("compute_site"))
+        section = "finalJob" if template.final else template.label
+        where = {"curr_site": site.name or "", "curr_pipetask": section, "curr_cluster": section}
+        _, limit = config.search("memoryLimit", opt={"curvals": where})
+        # Beside the driver a job has what the submit host has.
+        most = None if template.on_submit_host else site.get_capacity()["memory"]
+        return min((float(value) for value in (limit, most) if value), default=None)
 
     return most_of
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsst.ctrl.bps import BpsConfig
 
+from ..command import shell_line
 from ..job import ParslJob, generic_job
 from ..paths import SubmitPaths
 from ..plan import Plan
@@ -88,9 +89,10 @@ class TaskMaker:
         """
         job = parsl_job(self._plan, index, self._config, self._paths, memory)
         label = job.generic.label
-        on_host = self._plan.template(index).on_submit_host
+        template = self._plan.template(index)
+        on_host = template.on_submit_host
         resources = job.get_resources()
-        spec = job_spec(job, index, attempt)
+        spec = job_spec(job, index, attempt, allow_stage=not template.bps_own)
         site = self._sites.of_job(job)
         most = site.get_capacity()["cpus"]
         if not on_host and most is not None and spec["cpus"] > most:
@@ -176,7 +178,7 @@ def parsl_job(
     return ParslJob(generic, config, planned.files, log_stem=stem)
 
 
-def job_spec(job: ParslJob, index: int, attempt: int) -> dict[str, Any]:
+def job_spec(job: ParslJob, index: int, attempt: int, *, allow_stage: bool = True) -> dict[str, Any]:
     """Describe an attempt to the runner.
 
     Parameters
@@ -187,26 +189,39 @@ def job_spec(job: ParslJob, index: int, attempt: int) -> dict[str, Any]:
         Its number.
     attempt : `int`
         Number of the attempt, from 1.
+    allow_stage : `bool`, optional
+        Whether the job works with a copy of the execution butler, where there
+        is one.
 
     Returns
     -------
     spec : `dict`
         ``j`` and ``a`` (job and attempt), ``argv`` or
-        ``script``, ``env``, ``stdout``, ``stderr``, ``cpus``, ``memory``.
+        ``script``, ``env``, ``stdout``, ``stderr``, ``cpus``, ``memory``,
+        ``walltime`` (s), and perhaps ``pre`` and ``post``.
     """
     resources = job.get_resources()
     spec = {
         "j": index,
         "a": attempt,
-        "env": {name: str(value) for name, value in (job.generic.environment or {}).items()},
+        "env": job.environment,
         "stdout": job.stdout,
         "stderr": job.stderr,
         "cpus": resources["cores"],
         "memory": resources["memory"],
         "walltime": resources["running_time_min"],
     }
-    if job.command.words is None:
-        spec["script"] = job.get_command_line()
+    command, pre, post = job.command, [job.pre_command], [job.post_command]
+    copy = job.butler_copy if allow_stage else None
+    if copy is not None:
+        command = copy.command(command)
+        pre.insert(0, copy.before)
+        post.append(copy.after)
+    if command.words is None:
+        spec["script"] = shell_line(command.line)
     else:
-        spec["argv"] = job.command.words
+        spec["argv"] = command.words
+    for key, lines in (("pre", pre), ("post", post)):
+        if code := "\n".join(filter(None, lines)):
+            spec[key] = code
     return spec

@@ -14,13 +14,24 @@ import zlib
 from itertools import count
 from typing import Any
 
-__all__ = ["CANNOT_EXECUTE", "NOT_FOUND", "encode_line", "expand", "open_journal", "variables"]
+__all__ = [
+    "ATTEMPT_VARIABLE",
+    "CANNOT_EXECUTE",
+    "NOT_FOUND",
+    "encode_line",
+    "expand",
+    "open_journal",
+    "variables",
+]
 
 CANNOT_EXECUTE = 126
 """Exit code of a command that exists and cannot be started (POSIX shell)."""
 
 NOT_FOUND = 127
 """Exit code of a command that does not exist (POSIX shell)."""
+
+ATTEMPT_VARIABLE = "BPS_PARSL_ATTEMPT"
+"""Environment variable that tells a job the number of its attempt, from 1."""
 
 _LONGEST_LINE = 1 << 16
 

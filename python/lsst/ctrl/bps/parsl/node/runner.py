@@ -25,7 +25,16 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from .processes import find_program, make_directory, script_descriptor, signal_group
-from .records import CANNOT_EXECUTE, NOT_FOUND, encode_line, expand, open_journal, variables
+from .records import (
+    ATTEMPT_VARIABLE,
+    CANNOT_EXECUTE,
+    NOT_FOUND,
+    encode_line,
+    expand,
+    open_journal,
+    variables,
+)
+from .script import bash_code
 
 __all__ = ["Runner", "main"]
 
@@ -229,7 +238,7 @@ class Runner:
         return memory is None or self._memory + spec["memory"] <= memory
 
     def _start(self, spec: dict[str, Any]) -> None:
-        environ = dict(self._setup["environment"])
+        environ = {**self._setup["environment"], ATTEMPT_VARIABLE: str(spec["a"])}
         for name, value in spec["env"].items():
             environ[name] = expand(value, environ)
         out = self._open_log(spec["stdout"])
@@ -271,14 +280,9 @@ class Runner:
 
     def _command(self, spec: dict[str, Any], environ: dict[str, str]) -> tuple[list[str], str | None]:
         """Return the command and, where bash is needed, what bash runs."""
-        prefix, code = self._setup["prefix"], spec.get("script")
-        if code is not None:
-            return ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}"], f"{prefix}\n{code}\n"
-        argv = [expand(word, environ) for word in spec["argv"]]
-        if prefix:
-            script = f'bps_command=("$@")\nset --\n{prefix}\n"${{bps_command[@]}}"\n'
-            return ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}", *argv], script
-        return argv, None
+        code = bash_code(spec, self._setup["prefix"])
+        argv = [expand(word, environ) for word in spec.get("argv", ())]
+        return (argv, None) if code is None else (["/bin/bash", f"/dev/fd/{_SCRIPT_FD}", *argv], code)
 
     def _open_log(self, path: str) -> int:
         directory = os.path.dirname(path)

@@ -79,6 +79,7 @@ class SlurmSite(BlockSite):
 
     settings_model = SlurmSettings
     settings: SlurmSettings
+    bps_settings: ClassVar[Mapping[str, str]] = {"partition": "queue", "account": "accountingGroup"}
 
     def make_provider(self, label: str, settings: SlurmSettings) -> SlurmBlocks:
         """Make what asks Slurm for blocks.

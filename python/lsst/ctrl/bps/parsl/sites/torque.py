@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.base import ParslExecutor
@@ -52,6 +52,7 @@ class QueueProviders(BlockSite):
 
     settings_model = QueueSettings
     settings: QueueSettings
+    bps_settings: ClassVar[Mapping[str, str]] = {"queue": "queue", "account": "accountingGroup"}
 
     provider_class: Any = None
     """Parsl's class of the batch system."""

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Jobs that could never run, found before anything runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from lsst.ctrl.bps import GenericWorkflowJob
+
+from .command import LONGEST_WORD, fill_in_attempt
+from .flatten import Node
+from .job import get_file_paths, job_command, other_command
+from .site import SiteConfig
+
+__all__ = ["check_jobs", "queue_warnings"]
+
+START_SECONDS = 10
+"""Time that a worker needs at least before it can run a job."""
+
+_QUEUE_FIELDS = {"queue": "queue", "accountingGroup": "accounting_group"}
+"""Fields of a job by BPS's names for them."""
+
+_NUMBERS = (
+    "priority",
+    "number_of_retries",
+    "retry_unless_exit",
+    "request_memory",
+    "request_memory_max",
+    "request_cpus",
+    "request_disk",
+    "request_walltime",
+)
+
+
+def check_jobs(nodes: dict[str, Node], sites: Mapping[str, SiteConfig]) -> list[str]:
+    """Look for jobs that could never run.
+
+    Parameters
+    ----------
+    nodes : `dict` [`str`, `Node`]
+        The nodes.
+    sites : `~collections.abc.Mapping` [`str`, `SiteConfig`]
+        Where the jobs will run, by name; the first is for all that name none.
+
+    Returns
+    -------
+    complaints : `list` [`str`]
+        What is wrong.
+    """
+    capacities = {name: site.get_capacity() for name, site in sites.items()}
+    usual = next(iter(capacities))
+    complaints: dict[tuple[str, str], list[str]] = {}
+    for name, item in nodes.items():
+        job = item.node
+        if isinstance(job, GenericWorkflowJob):
+            name_of_site = job.compute_site or usual
+            on_host = item.is_on_submit_host(sites[name_of_site])
+            capacity = {} if on_host else capacities[name_of_site]
+            complaint = _job_complaint(job, item, name_of_site, capacity)
+            if complaint is not None:
+                complaints.setdefault((job.label, complaint), []).append(name)
+    # What is wrong with a label's jobs is mostly wrong with all of them.
+    return [
+        f"Job {names[0]}{f' (and {len(names) - 1} more of {label})' if len(names) > 1 else ''}: {complaint}"
+        for (label, complaint), names in complaints.items()
+    ]
+
+
+def _job_complaint(
+    job: GenericWorkflowJob, item: Node, site: str, capacity: Mapping[str, float | None]
+) -> str | None:
+    for key in _NUMBERS:
+        value = getattr(job, key)
+        for number in value if key == "retry_unless_exit" and isinstance(value, list) else [value]:
+            if number not in (None, "") and not _is_whole_number(number):
+                return f"its {key} is {value!r}; a whole number is wanted."
+    if job.memory_multiplier is not None and not _is_number(job.memory_multiplier):
+        return f"its memory_multiplier is {job.memory_multiplier!r}; a number is wanted."
+    memory, walltime = capacity.get("memory"), capacity.get("walltime")
+    if memory is not None and int(job.request_memory or 0) > memory:
+        return (
+            f"it asks for {job.request_memory} MB; the most that site {site} has for a job is "
+            f"{memory:.0f} MB. Set requestMemory of {job.label} to less, or use a site with more."
+        )
+    asked = 60 * int(job.request_walltime or 0)
+    if walltime is not None and asked and asked > walltime - START_SECONDS:
+        return (
+            f"it asks for {job.request_walltime} minutes; the workers of site {site} last "
+            f"{walltime / 60:.0f} minutes, with their start. Set requestWalltime of {job.label} to less, "
+            "or walltime of the site to more."
+        )
+    for name, value in (job.environment or {}).items():
+        try:
+            fill_in_attempt(str(value))
+        except ValueError as exc:
+            return f"its environment variable {name} cannot be set: {exc}."
+    files = get_file_paths(item.workflow, job.name)
+    for what, text in (("preCmdline", job.pre_cmdline), ("postCmdline", job.post_cmdline)):
+        try:
+            other_command(job, text, files)
+        except KeyError as exc:
+            return f"its {what} names <FILE:{exc.args[0]}>, and the job has no such file."
+        except ValueError as exc:
+            return f"its {what} cannot be read: {exc}: {text}"
+    try:
+        command = job_command(job, files)
+    except KeyError as exc:
+        return f"its command names <FILE:{exc.args[0]}>, and the job has no such file."
+    except ValueError as exc:
+        return f"its command cannot be read: {exc}: {job.arguments}"
+    longest = max((len(os.fsencode(word)) for word in command.words or ()), default=0)
+    if longest > LONGEST_WORD:
+        return (
+            f"an argument of its command has {longest} bytes; Linux takes {LONGEST_WORD}. "
+            f"Put fewer quanta into a job of {job.label}."
+        )
+    return None
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]  # That is the question.
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_whole_number(value: object) -> bool:
+    try:
+        int(value)  # type: ignore[call-overload]  # That is the question.
+    except (OverflowError, TypeError, ValueError):
+        return False
+    return True
+
+
+def queue_warnings(nodes: Mapping[str, Node], sites: Mapping[str, SiteConfig]) -> list[str]:
+    """Look for jobs that ask for another queue or account than their site's.
+
+    Parameters
+    ----------
+    nodes : `~collections.abc.Mapping` [`str`, `Node`]
+        The nodes.
+    sites : `~collections.abc.Mapping` [`str`, `SiteConfig`]
+        As for `check_jobs`.
+
+    Returns
+    -------
+    warnings : `list` [`str`]
+        A sentence for each label and queue.
+    """
+    usual = next(iter(sites))
+    warnings: dict[str, None] = {}
+    for item in nodes.values():
+        job = item.node
+        if not isinstance(job, GenericWorkflowJob) or item.is_bps_own:
+            continue
+        site = sites[job.compute_site or usual]
+        for setting, key in site.bps_settings.items():
+            asked, has = getattr(job, _QUEUE_FIELDS[key]), getattr(site.settings, setting)
+            if asked and str(asked) != str(has):
+                warnings[
+                    f"Jobs of {job.label} ask for {key} {asked!r}; they get that of their site "
+                    f"({site.where}.{setting}: {has}). For another one, give them a computeSite of their own."
+                ] = None
+    return list(warnings)
