@@ -390,6 +390,24 @@ def test_final_job_that_succeeded_is_not_run_again(tmp_path: Path, extra: str) -
     assert story.states[2:4] == [S.SUCCEEDED, S.READY]
 
 
+def test_final_job_that_is_to_run_again_has_not_succeeded(tmp_path: Path) -> None:
+    """What a node recorded of a final job before others ran again does not
+    count for it: it gathered less than there is now.
+    """
+    story = Story(tmp_path, [plan_line("a"), plan_line("f", final=True)])
+    story.session()
+    story.fail(0)
+    story.ok(1)
+    story.session()
+    story.ok(0)
+    story.write([node_end(1, 1)])
+    state = replay(story.plan, story.paths)
+    assert [state.state(job) for job in range(2)] == [S.SUCCEEDED, S.READY]
+    story.tell("pending", j=[1])
+    story.write([node_end(1, 2)])
+    assert replay(story.plan, story.paths).recovered == [1]
+
+
 def test_group_on_a_restart(tmp_path: Path) -> None:
     """A failed job of a group that did not block runs again; what ran after the group does not."""
     story = Story(tmp_path, GROUPS)

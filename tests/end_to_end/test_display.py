@@ -14,7 +14,12 @@ from pathlib import Path
 
 import psutil
 
-from .support import BIN, HERE, Sandbox, Step, wait_until
+from lsst.ctrl.bps.parsl.paths import SubmitPaths
+from lsst.ctrl.bps.parsl.plan import Plan
+from lsst.ctrl.bps.parsl.replay import replay
+from lsst.ctrl.bps.parsl.state import JobState
+
+from .support import BIN, HERE, Finished, Running, Sandbox, Step, wait_until
 from .terminal import Screen, run_on_terminal
 
 GOLDEN = HERE / "golden"
@@ -25,6 +30,7 @@ def assert_golden(name: str, text: str, box: Sandbox) -> None:
     """Compare a text with the one that was accepted."""
     text = text.replace(str(box.path), "<box>")
     text = re.sub(r"\(pid \d+\)", "(pid <pid>)", text)
+    text = re.sub(r"it had \d+ MB", "it had <peak> MB", text)
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
     path = GOLDEN / f"{name}.txt"
     if os.environ.get(ACCEPT):
@@ -37,62 +43,170 @@ def assert_golden(name: str, text: str, box: Sandbox) -> None:
     difference = "\n".join(diff)
     assert not difference, (
         f"{difference}\n\nIf that is as it should be, accept it with:\n"
-        f"  {ACCEPT}=1 pytest {Path(__file__).relative_to(HERE.parent.parent)} -k {name}"
+        f"  {ACCEPT}=1 pytest {Path(__file__).relative_to(HERE.parent.parent)} -k {name.replace('-', '_')}"
     )
 
 
-def diamond(box: Sandbox) -> None:
-    """Prepare a run of two labels and a final job."""
-    steps = [Step("first", label="calibrate")]
-    steps += [Step(f"s{n}", ["first"], label="measure") for n in range(4)]
+def prepare_exposures(box: Sandbox, count: int = 4) -> None:
+    """Prepare a run of some exposures, on two cores; the alphabet has its
+    labels in another order.
+    """
+    steps = [Step(f"isr_{n}", label="isr") for n in range(count)]
+    steps += [Step(f"calibrate_{n}", [f"isr_{n}"], label="calibrate") for n in range(count)]
+    steps += [Step("coadd", [f"calibrate_{n}" for n in range(count)], label="assembleCoadd")]
     box.prepare(steps, final=Step("final", label="finalJob"))
 
 
-def reports(box: Sandbox) -> str:
-    """Return what report and status say of the run."""
-    report = box.bps("report", "--id", "run", "--return-exit-codes").succeeded()
+def drive_until(box: Sandbox, *held: str, **counts: int) -> Running:
+    """Start or resume the run with some steps held, and wait until so many
+    jobs are in these states: nothing moves then.
+    """
+    for step in held:
+        box.hold(step)
+    driver = box.fork("restart", "--id", "run")
+    paths = SubmitPaths(box.submit_path)
+    plan = Plan(paths.plan)
+
+    def is_there() -> bool:
+        assert driver.poll() is None, f"it has ended: {driver.finish()}"
+        totals = replay(plan, paths).totals()
+        return all(totals[JobState[name]] == count for name, count in counts.items())
+
+    wait_until(is_there, f"the run has {counts}")
+    return driver
+
+
+def reports(box: Sandbox, *which: str) -> str:
+    """Return what report and status print of the run; without an id, report
+    lists the runs that go on, and with ``which`` others too.
+    """
+    by_id = ("report", "--id", "run")
+    said = [
+        box.bps(*args).succeeded() for args in (("report", *which), by_id, (*by_id, "--return-exit-codes"))
+    ]
+    text = "".join(f"$ {' '.join(report.args)}\n{report.stdout}\n" for report in said)
     status = box.bps("status", "--id", "run")
     lines = [line for line in status.text.splitlines() if "bps.drivers" in line]
-    return "\n".join([report.stdout, f"bps status: exit status {status.code}", *lines, ""])
+    return "\n".join([f"{text}$ {' '.join(status.args)}", *lines, f"exit status {status.code}", ""])
+
+
+def reports_of_held(box: Sandbox, driver: Running, *held: str) -> tuple[str, Finished]:
+    """Return what is printed of a run that goes on, and what its driver came
+    to after the steps were let go.
+    """
+    text = reports(box)
+    for step in held:
+        box.let_go(step)
+    return text, driver.finish()
+
+
+def summary(driver: Finished) -> str:
+    """Return what the driver of a run without success said at its end."""
+    said = driver.complained().stderr
+    return f"\n--- the driver's summary\n{said[said.index('label ') :]}"
 
 
 def test_report_finished(box: Sandbox) -> None:
-    """The report of a run that has succeeded."""
-    diamond(box)
+    """The reports of a run that has succeeded count every job as such, and
+    advise nothing.
+    """
+    prepare_exposures(box)
     box.bps("restart", "--id", "run").succeeded()
-    assert_golden("finished", reports(box), box)
+    assert_golden("finished", reports(box, "--hist", "1"), box)
 
 
 def test_report_failed(box: Sandbox) -> None:
-    """The report of a run in which jobs failed, and what the driver said."""
-    diamond(box)
-    box.break_step("s1", 1)
-    box.break_step("s2", 9)
-    failed = box.bps("restart", "--id", "run").complained()
-    table = failed.stderr[failed.stderr.index("label ") :]
-    assert_golden("failed", reports(box) + "\n--- the driver's summary\n" + table, box)
+    """The reports of a run in which jobs failed, and what its driver said:
+    which failed, with their logs, what could not run because of that, and
+    what to type.
+    """
+    prepare_exposures(box)
+    box.break_step("calibrate_1", 1)
+    box.break_step("calibrate_2", 9)
+    failed = box.bps("restart", "--id", "run")
+    assert_golden("failed", reports(box, "--hist", "1") + summary(failed), box)
 
 
 def test_report_cancelled(box: Sandbox) -> None:
-    """The report of a run that was cancelled, and what the driver said."""
-    diamond(box)
-    box.hold("first")
-    driver = box.fork("restart", "--id", "run")
-    wait_until(lambda: box.steps("begin"), "the first job begins")
+    """The reports of a run that was cancelled, and what its driver said: what
+    had succeeded stays so, the final job ran, all else is deleted.
+    """
+    prepare_exposures(box)
+    driver = drive_until(box, "isr_0", SUCCEEDED=6, RUNNING=1)
     box.bps("cancel", "--id", "run").succeeded()
-    cancelled = driver.finish().complained()
-    table = cancelled.stderr[cancelled.stderr.index("label ") :]
-    assert_golden("cancelled", reports(box) + "\n--- the driver's summary\n" + table, box)
+    cancelled = driver.finish()
+    assert_golden("cancelled", reports(box, "--hist", "1") + summary(cancelled), box)
 
 
 def test_report_dead(box: Sandbox) -> None:
-    """The report of a run whose driver was killed."""
-    diamond(box)
-    box.hold("first")
-    driver = box.fork("restart", "--id", "run")
-    wait_until(lambda: box.steps("begin"), "the first job begins")
+    """The reports of a run whose driver was killed: none of its jobs runs."""
+    prepare_exposures(box)
+    driver = drive_until(box, "isr_0", SUCCEEDED=6, RUNNING=1)
     driver.kill()
-    assert_golden("dead", reports(box), box)
+    assert_golden("dead", reports(box, "--hist", "1"), box)
+
+
+def test_report_half_done(box: Sandbox) -> None:
+    """The reports of a run in its middle: some jobs have succeeded, as many
+    run as there are cores, the next ones are given to Parsl, and the others
+    wait for their parents.
+    """
+    prepare_exposures(box)
+    held = [f"calibrate_{n}" for n in range(4)]
+    driver = drive_until(box, *held, RUNNING=2, PENDING=2)
+    text, done = reports_of_held(box, driver, *held)
+    done.succeeded()
+    assert_golden("half-done", text, box)
+
+
+def test_report_half_done_failing(box: Sandbox) -> None:
+    """The reports of a run that goes on after a job failed for good: they
+    flag it, and have the exit code already.
+    """
+    prepare_exposures(box)
+    box.break_step("calibrate_1", 1)
+    driver = drive_until(box, "isr_0", SUCCEEDED=5, RUNNING=1, FAILED=1)
+    text, done = reports_of_held(box, driver, "isr_0")
+    done.complained()
+    assert_golden("half-done-failing", text, box)
+
+
+def test_report_restarted(box: Sandbox) -> None:
+    """The reports of a run that failed, was mended and resumed to its end
+    are those of a run that succeeded at once.
+    """
+    prepare_exposures(box)
+    box.break_step("calibrate_1", 1)
+    box.bps("restart", "--id", "run").complained()
+    box.mend_step("calibrate_1")
+    box.bps("restart", "--id", "run").succeeded()
+    assert_golden("restarted", reports(box, "--hist", "1"), box)
+    assert (GOLDEN / "restarted.txt").read_text() == (GOLDEN / "finished.txt").read_text()
+
+
+def test_report_restarted_half(box: Sandbox) -> None:
+    """The reports of a run that failed and was resumed, in its middle: what
+    failed runs, and what could not run, and the final job, wait again.
+    """
+    prepare_exposures(box)
+    box.break_step("calibrate_1", 1)
+    box.bps("restart", "--id", "run").complained()
+    box.mend_step("calibrate_1")
+    driver = drive_until(box, "calibrate_1", RUNNING=1)
+    text, done = reports_of_held(box, driver, "calibrate_1")
+    done.succeeded()
+    assert_golden("restarted-half", text, box)
+
+
+def test_report_exit_codes(box: Sandbox) -> None:
+    """Exit codes of the payload (1 and 2) and of the infrastructure (all
+    others) of one label stand side by side, and each failed job is counted.
+    """
+    prepare_exposures(box, 8)
+    for n, code in enumerate((1, 2, 1, 9, 137, 143)):
+        box.break_step(f"calibrate_{n}", code)
+    failed = box.bps("restart", "--id", "run")
+    assert_golden("exit-codes", reports(box, "--hist", "1") + summary(failed), box)
 
 
 def test_terminal(box: Sandbox) -> None:

@@ -19,7 +19,9 @@ from .state import JobState, RunState
 __all__ = ["error_of"]
 
 
-def error_of(name: str, state: RunState, error: RunEndedError | None, config: Path) -> RunEndedError | None:
+def error_of(
+    name: str, state: RunState, error: RunEndedError | None, config: Path, resume: str
+) -> RunEndedError | None:
     """Return the error that tells how a run ended.
 
     Parameters
@@ -32,6 +34,8 @@ def error_of(name: str, state: RunState, error: RunEndedError | None, config: Pa
         Why the driver gave up, where it did.
     config : `pathlib.Path`
         File of the run's settings.
+    resume : `str`
+        What to type to resume it.
 
     Returns
     -------
@@ -41,7 +45,6 @@ def error_of(name: str, state: RunState, error: RunEndedError | None, config: Pa
     if state.finished == JobState.SUCCEEDED.name:
         return None
     totals = state.totals()
-    resume = f"bps restart --id {name}"
     done = f"{totals[JobState.SUCCEEDED]} of {sum(totals.values())} jobs succeeded"
     if isinstance(error, RunAbortedError):
         return RunAbortedError(f"{error.message}; {done}. Resume with: {resume}", error.exit_code)

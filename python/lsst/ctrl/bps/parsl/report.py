@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +69,11 @@ class RunView:
         return self.plan.run if known == self.paths.submit_path else str(self.paths.submit_path)
 
     @property
+    def resume_command(self) -> str:
+        """What to type to resume it."""
+        return f"bps restart --id {shlex.quote(self.shortest_id)}"
+
+    @property
     def wms_state(self) -> WmsStates:
         """State of the run."""
         state = self.state
@@ -83,7 +89,7 @@ class RunView:
         run, state = self.plan.run, self.state
         if self.holder is not None:
             return ""
-        resume = f"bps restart --id {run}"
+        resume = self.resume_command
         if state.finished is None and not state.sessions:
             return f"Run {run} is prepared and was never started. Start it with: {resume}"
         if state.finished is None:
@@ -174,7 +180,7 @@ def run_report(view: RunView, *, jobs: bool = False, exit_codes: bool = False) -
     attributes = plan.header["attributes"]
     by_label = {label: _by_wms_state(counts) for label, counts in state.label_counts().items()}
     report = WmsRunReport(
-        wms_id=plan.run,
+        wms_id=view.shortest_id,
         global_wms_id=plan.run,
         path=str(view.paths.submit_path),
         label=attributes.get("bps_run", ""),

@@ -83,7 +83,9 @@ class RunState:
         self._final = [template.final for template in plan.templates]
         self._tolerant = [t.kind == JobKind.GROUP and not t.blocking for t in plan.templates]
         self._waiting = array("I", bytes(4 * len(plan)))
-        self._final_jobs: list[int] = []
+        self._final_jobs = [job for job, template in enumerate(plan.template_of) if self._final[template]]
+        self._outdated: dict[int, int] = {}
+        """Last attempts of final jobs that gathered less than there is now."""
         self._finals_released = False
         self._open = self._open_final = 0
         self.counts: list[list[int]] = []
@@ -280,7 +282,8 @@ class RunState:
 
     def _is_current(self, event: dict[str, Any]) -> bool:
         """Tell an attempt that is going on from one of an earlier driver."""
-        return bool(self.attempts[event["j"]] == event["a"])
+        job, attempt = event["j"], event["a"]
+        return bool(self.attempts[job] == attempt != self._outdated.get(job))
 
     def release(self) -> None:
         """Take back the jobs that Parsl has; there is no Parsl any more."""
@@ -348,30 +351,29 @@ class RunState:
 
     def _reset(self) -> None:
         """Begin anew with what has succeeded; the rest is to be done."""
-        succeeded = [
+        templates = self.plan.template_of
+        done = [
             state == JobState.SUCCEEDED and self._payload[template]
-            for state, template in zip(self.states, self.plan.template_of, strict=True)
+            for state, template in zip(self.states, templates, strict=True)
         ]
-        is_final = [self._final[template] for template in self.plan.template_of]
-        is_payload = (self._payload[template] for template in self.plan.template_of)
-        if any(
-            runs and not done and not final
-            for runs, done, final in zip(is_payload, succeeded, is_final, strict=True)
-        ):
+        must_run = [self._payload[template] and not self._final[template] for template in templates]
+        if any(runs and not ended for runs, ended in zip(must_run, done, strict=True)):
             # The final jobs gather what the others made: once more, then.
-            succeeded = [done and not final for done, final in zip(succeeded, is_final, strict=True)]
-        self._final_jobs = [job for job, final in enumerate(is_final) if final]
+            for job in self._final_jobs:
+                done[job] = False
+                self._outdated[job] = self.attempts[job]
         self._open = self._open_final = 0
         self._finals_released = False
         self._newly_ready = []
         for table in (self.failures, self.losses, self.exit_codes, self.reasons):
             table.clear()
         self.counts = [[0] * len(JobState) for _ in self._label_numbers]
-        for job, done in enumerate(succeeded):
-            self.states[job] = self._initial_state(job, done, is_final[job])
-            self.counts[self._labels[self.plan.template_of[job]]][self.states[job]] += 1
+        for job, template in enumerate(templates):
+            final = self._final[template]
+            self.states[job] = self._initial_state(job, done[job], final)
+            self.counts[self._labels[template]][self.states[job]] += 1
             if self.states[job] < _FIRST_ENDED:
-                if is_final[job]:
+                if final:
                     self._open_final += 1
                 else:
                     self._open += 1

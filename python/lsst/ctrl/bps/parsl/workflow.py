@@ -42,6 +42,9 @@ __all__ = ["ParslWorkflow", "get_parsl_config", "start_pipeline"]
 
 _LOG = logging.getLogger(__name__)
 
+WIDTH = 160
+"""Columns of a table that is not for a terminal."""
+
 CANCEL_SECONDS = 60.0
 """Time that a driver has to answer a request to cancel."""
 
@@ -351,7 +354,8 @@ class ParslWorkflow(BaseWmsWorkflow):
             if show:
                 driver.listen(stack.enter_context(ProgressDisplay(self.name)))
             state = driver.run()
-        error = error_of(self.name, state, driver.error, self.paths.config)
+        resume = RunView(self.paths).resume_command
+        error = error_of(self.name, state, driver.error, self.paths.config, resume)
         if error is None:
             _LOG.info("Run %s: all %d jobs succeeded.", self.name, sum(state.totals().values()))
             return
@@ -369,6 +373,8 @@ class ParslWorkflow(BaseWmsWorkflow):
     def _show(self, state: RunState) -> None:
         """Print what became of the jobs."""
         console = Console(stderr=True, highlight=False, markup=False)
+        if not console.is_terminal:
+            console.width = WIDTH
         console.print(label_table(state))
         for line in failure_lines(RunView(self.paths)):
             console.print(line, soft_wrap=True)
@@ -383,7 +389,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         table : `str`
             A table to print.
         """
-        console = Console(width=160, highlight=False)
+        console = Console(width=WIDTH, highlight=False)
         with console.capture() as capture:
             console.print(label_table(RunView(self.paths).state))
         return Table(capture.get())

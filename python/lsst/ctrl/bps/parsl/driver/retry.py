@@ -87,7 +87,8 @@ def decide(
         return Decision(False, True, why)
     peak = int(result.get("memory") or 0)
     if not result.get("overdue") and (code == _KILLED or (memory and peak >= memory)):
-        why = f"{why}: out of memory; it had {peak} MB, and asked for {memory or 'no'} MB"
+        killed = "" if memory and peak >= memory else "killed, which counts as "
+        why = f"{why}: {killed}out of memory; it had {peak} MB, and asked for {memory or 'no'} MB"
         grown = _grown(fields, memory, most_memory)
         if grown is None:
             return Decision(False, True, f"{why}, the most it may have")
