@@ -98,6 +98,7 @@ class ParslBackend:
         self._here: set[str | None] = {None}
         self._low_first: set[str] = set()
         self._monitored = False
+        self._spent = False
         self._submitted = 0
         self._lock = threading.Lock()
         self._flying: dict[int, Task] = {}
@@ -114,11 +115,17 @@ class ParslBackend:
             What to call with each result.
         """
         self._completed = completed
+        self._host_pool = HostPool(1, thread_name_prefix="submit-host")
+        self._start_parsl()
+
+    def _start_parsl(self) -> None:
         config, others = self._sites.parsl_config()
         executors = [*config.executors, *others]
         make_directory(os.path.abspath(config.run_dir))
         self._monitored = config.monitoring is not None
-        self._log = ParslLog(os.path.join(config.run_dir, "parsl.log"), parsl_log_level(self._sites.config))
+        if self._log is None:
+            path = os.path.join(config.run_dir, "parsl.log")
+            self._log = ParslLog(path, parsl_log_level(self._sites.config))
         self._prepare_executors(executors)
         self._pilots = Pilots(
             executors,
@@ -128,7 +135,7 @@ class ParslBackend:
             marked=lambda: marked(self._paths),
         )
         self._kernel = start_kernel(config, others, self._paths)
-        self._host_pool = HostPool(1, thread_name_prefix="submit-host")
+        self._spent = False
         self._pilots.start()
         threads = [getattr(executor, "max_threads", None) for executor in executors]
         if all(threads):
@@ -174,7 +181,17 @@ class ParslBackend:
             self._flying[number] = task
         self._hand_over(number, task)
 
+    def _start_again(self) -> None:
+        """Start Parsl anew after its blocks were ended: what it still has in
+        its queues would run in new ones.
+        """
+        assert self._kernel is not None
+        end_kernel(self._kernel)
+        self._start_parsl()
+
     def _hand_over(self, number: int, task: Task) -> None:
+        if self._spent and task.executor not in self._here:
+            self._start_again()
         assert self._kernel is not None, "it was not started"
         assert self._host_pool is not None
         setup = self._setups[task.executor]
@@ -271,6 +288,7 @@ class ParslBackend:
         """
         kill_jobs(str(self._paths.submit_path), grace, self._submitted)
         if self._pilots:
+            self._spent = True
             self._pilots.stop()
             self._pilots.end_all()
             self._give_up(set(self._pilots.labels()))

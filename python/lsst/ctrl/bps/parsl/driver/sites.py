@@ -140,6 +140,8 @@ class Sites:
             The other sites' executors. Where two sites have executors of one
             label, the name of the site is put before the second one's.
         """
+        self._labels.clear()
+        self._site_of.clear()
         config = self.main.get_parsl_config()
         for executor in config.executors:
             self._add(self.main, executor)
