@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib.util
 import inspect
@@ -19,7 +20,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from lsst.ctrl.bps import BPS_DEFAULTS, BpsConfig
+from lsst.ctrl.bps import (
+    BPS_DEFAULTS,
+    BpsConfig,
+    GenericWorkflowExec,
+    GenericWorkflowFile,
+    GenericWorkflowJob,
+    GenericWorkflowNodeType,
+)
 from lsst.ctrl.bps.parsl import sites
 from lsst.ctrl.bps.parsl.service import FACILITIES
 from lsst.ctrl.bps.parsl.site import SiteConfig
@@ -217,3 +225,23 @@ def test_directives_describe_types() -> None:
             if key.endswith("walltime"):
                 assert kind == "walltime"
                 assert re.fullmatch(r"not set|``\d\d+:\d\d:\d\d``", default)
+
+
+def rows(page: str) -> set[str]:
+    """Return the words in the first column of a page's tables."""
+    text = (ROOT / "doc" / page).read_text()
+    cells = re.findall(r"^   \* - (.*)$", text, re.MULTILINE)
+    return set(re.findall(r"``([^`]+)``", "\n".join(cells)))
+
+
+def test_each_thing_that_bps_says_of_a_job_has_a_row() -> None:
+    """The page about jobs says of each field and of each kind of node what is done about it."""
+    fields = [field.name for field in dataclasses.fields(GenericWorkflowJob)]
+    keys = {re.sub(r"_(\w)", lambda match: match.group(1).upper(), name) for name in fields}
+    known = rows("jobs.rst")
+    assert keys <= known, "fields of GenericWorkflowJob"
+    assert {kind.name for kind in GenericWorkflowNodeType} <= known
+    text = (ROOT / "doc/jobs.rst").read_text()
+    others = [*dataclasses.fields(GenericWorkflowExec), *dataclasses.fields(GenericWorkflowFile)]
+    for field in others:
+        assert field.name in ("name", "src_uri") or f"``{field.name}``" in text, field.name

@@ -175,7 +175,8 @@ ANYHOW = "{} (whatever became of it)"
 def test_groups_are_put_side_by_side(setting: Setting) -> None:
     """What a group waits for its first jobs wait for, and its end waits for its last jobs.
 
-    A group that does not block has a second end, for the next group alone."""
+    A group that does not block has a second end, for the next group alone.
+    """
     first = make_group("g1", make_job("x"), make_job("y"), make_job("z"), edges="x>z y>z")
     second = make_group("g2", make_job("p"), make_job("q"), blocking=True)
     workflow = add(GenericWorkflow("w"), make_job("a"), first, second, make_job("b"), edges="a>g1 g1>g2 g2>b")

@@ -97,12 +97,12 @@ def flatten(workflow: GenericWorkflow) -> dict[str, Node]:
         part, before, is_final = todo.pop()
         for name in part.nodes:
             node = part.get_job(name)
-            parents = [_end_of(part, parent, node) for parent in part.predecessors(name)] or before
+            parents = _parents(part, node, before)
             if name in nodes:
                 raise WorkflowError(f"Two jobs of the workflow have the name {name!r}.")
             if node.node_type == GenericWorkflowNodeType.GROUP:
                 assert isinstance(node, GenericWorkflowGroup)
-                last = [member for member in node.nodes if not node.out_degree(member)]
+                last = [member for member in node.nodes if _is_last(node, member)]
                 todo.append((node, parents, is_final))
                 parents = last or parents
                 if any(_passes(node, part.get_job(child)) for child in part.successors(name)):
@@ -121,9 +121,19 @@ def _passes(node: GenericWorkflowNode, child: GenericWorkflowNode) -> bool:
     return is_next and isinstance(node, GenericWorkflowGroup) and not node.blocking
 
 
-def _end_of(part: GenericWorkflow, parent: str, child: GenericWorkflowNode) -> str:
-    """Return the node that stands for the end of a job's or group's parent."""
-    return _tolerant_end(parent) if _passes(part.get_job(parent), child) else parent
+def _parents(part: GenericWorkflow, node: GenericWorkflowNode, before: list[str]) -> list[str]:
+    """Return the nodes that a node waits for; ``before`` are those of its group."""
+    others = [part.get_job(name) for name in part.predecessors(node.name)]
+    passed = [_tolerant_end(other.name) for other in others if _passes(other, node)]
+    needed = [other.name for other in others if not _passes(other, node)]
+    # What needs the success of one in the group needs what the group needs.
+    return [*passed, *(needed or before)]
+
+
+def _is_last(group: GenericWorkflowGroup, member: str) -> bool:
+    """Tell whether no other member of a group needs the success of one."""
+    node = group.get_job(member)
+    return all(_passes(node, group.get_job(child)) for child in group.successors(member))
 
 
 def topological_order(nodes: dict[str, Node]) -> list[str]:
