@@ -1030,6 +1030,39 @@ def test_facility_is_overridden_key_by_key() -> None:
     assert executor.provider.max_blocks == 2
 
 
+def site_with(bps: dict[str, Any], name: str, **section: Any) -> Any:
+    """Make a site of a run with settings of BPS's own."""
+    section = {"class": f"{SITES}.{name}", "nodes": 1, "walltime": 7200, **section}
+    return SiteConfig.from_config(make_config(section, **bps))
+
+
+def test_queue_and_account_of_bps() -> None:
+    """BPS's ``queue`` and ``accountingGroup`` are those of the blocks where
+    the site's section has none; they come before a facility's.
+    """
+    bps = {"queue": "long", "accountingGroup": "survey"}
+    for name in ("Slurm", "S3df"):
+        (executor,) = site_with(bps, name).get_executors()
+        found = directives(script_of(executor))
+        assert (found["--partition"], found["--account"]) == ("long", "survey")
+    own = site_with(bps, "Slurm", partition="short", queue="shorter", account="mine")
+    (executor,) = own.get_executors()
+    found = directives(script_of(executor))
+    assert (found["--partition"], found["--account"]) == ("short", "mine")
+    (executor,) = site_with({}, "Slurm", queue="of_the_site").get_executors()
+    assert directives(script_of(executor))["--partition"] == "of_the_site"
+    for name in ("Torque", "PBSPro", "LSF"):
+        site = site_with(bps, name)
+        assert (site.settings.queue, site.settings.account) == ("long", "survey")
+        assert site_with(bps, name, queue="q").settings.queue == "q"
+
+
+def test_queue_of_bps_that_is_no_name() -> None:
+    """A queue that could become more than a name in a batch script is refused, whoever gave it."""
+    with pytest.raises(ConfigurationError, match="partition"):
+        site_with({"queue": "long\n#SBATCH --uid=0"}, "Slurm")
+
+
 @pytest.mark.parametrize("option", ["partition", "account", "qos", "time", "mem"])
 def test_scheduler_options_come_last(option: str) -> None:
     """Lines that users write for sbatch stand after ours: of two, sbatch takes the last."""

@@ -509,6 +509,26 @@ def test_more_cpus_than_the_site_has_is_one_warning(
     assert all("16" in record.getMessage() and "4" in record.getMessage() for record in caplog.records)
 
 
+def test_jobs_that_ask_for_another_queue(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A queue or account that is not the site's is one warning for a label, with the way out."""
+    setting = Setting(tmp_path)
+    config = BpsConfig(setting.config)
+    config[".site.here.class"] = "lsst.ctrl.bps.parsl.sites.Slurm"
+    config[".site.here.nodes"], config[".site.here.walltime"] = 1, 7200
+    config[".site.here.partition"] = "main"
+    del config[".site.here.cores"]
+    site = SiteConfig.from_config(config)
+    jobs = [make_job(f"a{number}", "a", queue="long") for number in range(3)]
+    jobs += [make_job("b", "b", queue="main"), make_job("c", "c", accounting_group="x")]
+    translate(config, add(GenericWorkflow("w"), *jobs), site, setting.paths)
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == 2, texts
+    assert "Jobs of a ask for queue 'long'" in texts[0]
+    assert "site.here.partition: main" in texts[0]
+    assert "computeSite" in texts[0]
+    assert "Jobs of c ask for accountingGroup 'x'" in texts[1]
+
+
 def test_two_jobs_of_one_name(setting: Setting) -> None:
     """A name that is there twice, in two groups, would be one job too few."""
     groups = [make_group(f"g{number}", make_job("same")) for number in range(2)]

@@ -159,8 +159,9 @@ def queue_warnings(nodes: Mapping[str, Node], sites: Mapping[str, SiteConfig]) -
         for setting, key in site.bps_settings.items():
             asked, has = getattr(job, _QUEUE_FIELDS[key]), getattr(site.settings, setting)
             if asked and str(asked) != str(has):
+                where = f"{site.where}.{setting}" + (f": {has}" if has else " is not set")
                 warnings[
                     f"Jobs of {job.label} ask for {key} {asked!r}; they get that of their site "
-                    f"({site.where}.{setting}: {has}). For another one, give them a computeSite of their own."
+                    f"({where}). For another one, give them a computeSite of their own."
                 ] = None
     return list(warnings)

@@ -84,7 +84,8 @@ class SiteConfig(ABC):
             section = {key: value for key, value in section.items() if key in known}
         given = {key: value for key, value in section.items() if value is not None}
         for setting, key in self.bps_settings.items():
-            found, value = self.config.search(key, opt={"curvals": {"curr_site": self.name}})
+            where = {"curr_site": self.name} if self.name else {}
+            found, value = self.config.search(key, opt={"curvals": where})
             if found and value not in (None, "") and setting not in given:
                 given[setting] = value
         self.given_keys = frozenset(given)
