@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A Slurm cluster of four nodes on one machine."""
+"""A Slurm cluster of six nodes on one machine."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The cluster, whom it belongs to for the time of a test, and sandboxes that use it."""
+"""The clusters, which of them a test gets, and sandboxes that use them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,27 +20,54 @@ from .engines import SLURM, Bench, Engine
 HERE = Path(__file__).parent
 KILLED = ("pymp-", "worker-", "wq-py-staging-")
 """What Parsl's and Work Queue's processes leave in TMPDIR that are killed."""
+LONG = (
+    "test_pilots_of_a_dead_driver",
+    "test_walltime",
+    "test_scancel_pilot",
+    "test_killed_failed_cancelled",
+    "test_time_left",
+    "test_singleton",
+)
+"""Tests that take long, the longest first; begun last, the end would wait for one of them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name our markers."""
-    config.addinivalue_line("markers", "alone: disturbs the cluster, and has it for itself")
+    config.addinivalue_line("markers", "alone: disturbs the cluster, and has a second one for itself")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave these tests out where there is no cluster, unless CI runs them."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            # Parsl looks at each network interface with a socket that it does not close.
-            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
-            item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
-    if control.is_up() or os.environ.get("CI"):
-        return
     ours = [item for item in items if item.path.is_relative_to(HERE)]
+    others = [item for item in items if not item.path.is_relative_to(HERE)]
+    for item in ours:
+        # Parsl looks at each network interface with a socket that it does not close.
+        item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+        item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+    if control.is_up() or os.environ.get("CI"):
+        workers = getattr(config, "workerinput", {}).get("workercount", 1)
+        items[:] = [*_in_order(ours, workers), *others]
+        return
     if ours:
-        items[:] = [item for item in items if not item.path.is_relative_to(HERE)]
+        items[:] = others
         config.hook.pytest_deselected(items=ours)
+
+
+def _in_order(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Have each worker begin with tests that take long, and the first one with those on the second cluster.
+
+    xdist (``--dist worksteal``) cuts the list into a part for each worker, and
+    those that have come to their end take tests from the ends of others.
+    """
+
+    def length(item: pytest.Item) -> int:
+        name = item.name.partition("[")[0]
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    alone = [item for item in items if item.get_closest_marker("alone")]
+    rest = sorted((item for item in items if item not in alone), key=length)
+    return alone + [item for number in range(workers) for item in rest[(number - 1) % workers :: workers]]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -58,17 +86,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The cluster, shared with other tests but for those that disturb it."""
-    if not control.is_up():
-        pytest.fail("No cluster is up. Start it with: make cluster", pytrace=False)
-    alone = request.node.get_closest_marker("alone") is not None
-    directory = control.cluster_directory()
-    with open(directory / "gate.lock", "w") as gate, open(directory / "tests.lock", "w") as lock:
-        # Whoever waits keeps the gate, lest newcomers overtake them for ever.
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(gate, fcntl.LOCK_UN)
+def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The cluster, shared with other tests; for a test that disturbs it, the second one."""
+    up = control.is_up()
+    with ExitStack() as stack:
+        if up and request.node.get_closest_marker("alone") is not None:
+            monkeypatch.setenv("SLURM_CONF", control.second_configuration())
+            lock = stack.enter_context(open(control.cluster_directory() / "tests.lock", "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            up = control.is_up()
+        if not up:
+            pytest.fail("No cluster is up. Start it with: make cluster", pytrace=False)
         yield
 
 

@@ -2,7 +2,8 @@
 """What tests do to the cluster: stop its daemons, take nodes away, look at jobs.
 
 The cluster is the one that ``SLURM_CONF`` names; without that, the one in
-``CLUSTER_DIR``, or in ``.cluster`` in the checkout.
+``CLUSTER_DIR``, or in ``.cluster`` in the checkout. In its directory is that of
+the second one, which tests disturb.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-NODES = ("n1", "n2", "n3", "n4")
+NODES = ("n1", "n2", "n3", "n4", "n5", "n6")
 
 # Seconds that a daemon gets to start or to end.
 PATIENCE = 30.0
+
+# Seconds between two questions for the jobs: each is a process, and tests wait in loops.
+PAUSE = 0.25
+
+_asked = 0.0
 
 
 class Job(NamedTuple):
@@ -55,8 +61,18 @@ def configuration() -> str:
     """
     if named := os.environ.get("SLURM_CONF"):
         return named
-    line = (cluster_directory() / "env.sh").read_text()
-    return line.strip().partition("SLURM_CONF=")[2]
+    return _from_env(cluster_directory())
+
+
+def second_configuration() -> str:
+    """Find what ``SLURM_CONF`` has to be for the cluster that tests disturb.
+
+    Returns
+    -------
+    path : `str`
+        Path of its ``slurm.conf``, spelled as its daemons got it.
+    """
+    return _from_env(cluster_directory() / "second")
 
 
 def is_up() -> bool:
@@ -152,12 +168,15 @@ def jobs(ended: bool = False) -> list[Job]:
     jobs : `list` [`Job`]
         In the order of their submission.
     """
+    global _asked
+    time.sleep(max(0.0, _asked + PAUSE - time.monotonic()))
     every = ["--states=all"] if ended else []
     found = []
     # The comment comes last, as it may have any character.
     for line in _slurm("squeue", "-h", "-a", "--sort=i", *every, "-o", "%i|%T|%j|%Z|%k").splitlines():
         identifier, state, name, directory, comment = line.split("|", 4)
         found.append(Job(identifier, state, name, directory, "" if comment == "(null)" else comment))
+    _asked = time.monotonic()
     return found
 
 
@@ -186,6 +205,11 @@ def wait_until_empty(timeout: float = 60.0) -> None:
         If there still are jobs.
     """
     _wait("there still are jobs", lambda: not jobs(), timeout)
+
+
+def _from_env(directory: Path) -> str:
+    """Read what ``up.sh`` wrote for people to source."""
+    return (directory / "env.sh").read_text().strip().partition("SLURM_CONF=")[2]
 
 
 def _slurm(*command: str, check: bool = True) -> str:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # End what up.sh started, and remove its directory (CLUSTER_DIR, or .cluster).
+# The second cluster has its directory in that of the first.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -7,6 +8,7 @@ dir=${CLUSTER_DIR:-$here/../../.cluster}
 
 [[ -e $dir/.test-cluster ]] || exit 0
 dir=$(cd "$dir" && pwd)
+[[ ! -d $dir/second ]] || CLUSTER_DIR=$dir/second "$here/down.sh"
 state=$dir
 [[ -e $dir/short ]] && state=$(<"$dir/short")/d
 export SLURM_CONF=$state/slurm.conf

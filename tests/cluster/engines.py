@@ -35,7 +35,7 @@ exec 9>"$here/lock.$1"
 flock -n 9 || echo "overlap $1" >>"$here/steps.txt"
 echo "where $1 ${SLURM_JOB_ID:-none} ${SLURMD_NODENAME:-none}" >>"$here/steps.txt"
 echo "begin $1" >>"$here/steps.txt"
-while [ -e "$here/hold" ] || [ -e "$here/hold.$1" ]; do sleep 0.05 9>&-; done
+while [ -e "$here/hold" ] || [ -e "$here/hold.$1" ]; do sleep 0.2 9>&-; done
 if [ -e "$here/fail.$1" ]; then
     echo "step $1 was told to fail" >&2
     exit "$(cat "$here/fail.$1")"
@@ -126,6 +126,9 @@ ENGINES = (
 
 LOCAL, SLURM = ENGINES[0], ENGINES[2]
 
+SOON = {"executor_options": {"heartbeat_period": 5, "heartbeat_threshold": 20}}
+"""Has the driver take a silent pilot for lost soon, where the default is not what is tested."""
+
 
 class Allocated(Running):
     """A ``bps`` that runs in a batch job."""
@@ -206,7 +209,8 @@ class Bench(Sandbox):
         """Return a configuration for a workflow of steps."""
         sites = settings.pop("sites", {})
         site = {**self.engine.site, **settings.pop("site", {})}
-        settings = {"computeSite": "here", "site": {"here": site, **sites}, **settings}
+        # The names of its batch jobs are nobody else's: Slurm tells singletons by them.
+        settings = {"campaign": self.id, "computeSite": "here", "site": {"here": site, **sites}, **settings}
         config = super().config(name or self.id)
         config.update(settings)
         return config
@@ -240,10 +244,7 @@ class Bench(Sandbox):
         """Start a ``bps`` that runs jobs."""
         if self.engine.allocation:
             return Allocated(self, [str(word) for word in args], self._stem())
-        running = self.fork(*args)
-        for path in (running._out, running._err):
-            path.touch()  # Whoever waits for a text may be faster than the copy of this process.
-        return running
+        return self.fork(*args)
 
     def await_step(self, driver: Running, *names: str, deadline: float = 120.0) -> None:
         """Wait until steps have begun, as long as the driver is there."""

@@ -14,7 +14,7 @@ from end_to_end.support import Step, wait_until
 from lsst.ctrl.bps.parsl.errors import ParslBpsError
 
 from . import control
-from .engines import ENGINES, LOCAL, SLURM, Bench, Engine
+from .engines import ENGINES, LOCAL, SLURM, SOON, Bench, Engine
 
 BY_NAME = {engine.name: engine for engine in ENGINES}
 
@@ -101,7 +101,7 @@ def test_singleton(slurm: Bench) -> None:
     names = ["s0", "s1", "s2"]
     slurm.prepare(
         [Step(name) for name in names],
-        site={"cores_per_node": 1, "max_blocks": 2, "singleton": True},
+        site={"cores_per_node": 1, "max_blocks": 2, "singleton": True, **SOON},
     )
     most = 0
 

@@ -16,7 +16,7 @@ import pytest
 from end_to_end.support import Finished, Running, Step, events_of_kind, wait_until
 
 from . import control
-from .engines import ENGINES, Bench, Engine
+from .engines import ENGINES, SOON, Bench, Engine
 
 FOUR = [f"s{number}" for number in range(4)]
 BY_NAME = {engine.name: engine for engine in ENGINES}
@@ -65,7 +65,10 @@ def begin_again(bench: Bench, driver: Running, names: set[str]) -> None:
 def full_cluster() -> Iterator[None]:
     """Have a job of somebody else's on all nodes."""
     submitted = subprocess.run(
-        ["sbatch", "--parsable", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 900"],
+        [
+            *("sbatch", "--parsable", f"--nodes={len(control.NODES)}", "--exclusive"),
+            *("--output=/dev/null", "--wrap=sleep 900"),
+        ],
         env={**os.environ, "SLURM_CONF": control.configuration()},
         cwd="/",
         capture_output=True,
@@ -90,7 +93,7 @@ def test_node_down(slurm: Bench) -> None:
     """A node is set DOWN in the middle of its jobs: they run again in another
     pilot, those elsewhere go on, and nothing is charged to any.
     """
-    driver = start_held(slurm, cores_per_node=2, max_blocks=2, exclusive=True)
+    driver = start_held(slurm, cores_per_node=2, max_blocks=2, exclusive=True, **SOON)
     nodes = {name: node for name, _, node in slurm.where()}
     pilots = {number for _, number, _ in slurm.where()}
     down = nodes["s0"]
@@ -127,7 +130,7 @@ def test_walltime(slurm: Bench) -> None:
     """Pilots end by their walltime: the jobs run again in another, and nothing
     is charged to them.
     """
-    driver = start_held(slurm, partition="short", walltime="0:01:00")
+    driver = start_held(slurm, partition="short", walltime="0:01:00", **SOON)
     begin_again(slurm, driver, set(FOUR))
     slurm.let_go()
     finish_once(slurm, driver)
@@ -190,7 +193,6 @@ def test_refused(slurm: Bench, settings: dict[str, Any], said: str) -> None:
     assert not slurm.steps("begin")
 
 
-@pytest.mark.alone
 def test_pilots_of_a_dead_driver(make_bench: Callable[[Engine], Bench]) -> None:
     """Pilots of a driver that was killed end by themselves within two minutes,
     whatever they are, and with them their jobs; a restart finishes the runs.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Start a Slurm cluster of four nodes on this machine; see README.md here.
+# Start a Slurm cluster of six nodes on this machine, and a second one for the
+# tests that disturb it; see README.md here.
 #
 #   CLUSTER_DIR  where everything of it is kept (default: .cluster in the checkout)
 #   PYTHON       the python of a venv that shall be able to import work_queue
@@ -10,7 +11,7 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 here=$(cd "$(dirname "$0")" && pwd)
 dir=${CLUSTER_DIR:-$here/../../.cluster}
-nodes=(n1 n2 n3 n4)
+nodes=(n1 n2 n3 n4 n5 n6)
 
 fail() {
     echo "up.sh: $1" >&2
@@ -136,7 +137,7 @@ SlurmdLogFile=$state/log/%n
 SlurmctldDebug=verbose
 SlurmdDebug=verbose
 
-# One machine plays four, with more CPUs and memory than it may have.
+# One machine plays six, with more CPUs and memory than it may have.
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -167,7 +168,7 @@ JobSubmitPlugins=lua
 CONF
     for number in "${!nodes[@]}"; do
         echo "NodeName=${nodes[number]} NodeHostname=$host NodeAddr=$address Port=${ports[number + 1]}" \
-            "CPUs=4 RealMemory=6000 State=UNKNOWN"
+            "CPUs=8 RealMemory=12000 State=UNKNOWN"
         mkdir -p "$dir/spool/${nodes[number]}"
     done >>"$dir/slurm.conf"
     cat >>"$dir/slurm.conf" <<'CONF'
@@ -248,6 +249,11 @@ wait_until_usable() {
         fail_with_log "a job on two nodes does not work." "$dir/log/slurmctld"
 }
 
+# The second one is all the same, in a directory of this one's.
+start_second() {
+    [[ -n ${CLUSTER_IS_SECOND:-} ]] || CLUSTER_IS_SECOND=1 CLUSTER_DIR=$dir/second PYTHON="" "$here/up.sh" >/dev/null
+}
+
 # -------------------------------------------------------------------------------
 
 ((EUID == 0)) || fail "has to be run as root: Slurm's daemons and Debian's packages need it."
@@ -259,6 +265,7 @@ if [[ -e $dir/.test-cluster ]]; then
     [[ -e $dir/short ]] && state=$(<"$dir/short")/d
     if all_run; then
         [[ -z ${PYTHON:-} ]] || link_work_queue "$PYTHON"
+        start_second
         echo "The cluster runs already. Use it with: . $dir/env.sh"
         exit
     fi
@@ -276,4 +283,5 @@ export SLURM_CONF=$state/slurm.conf
 start_all
 wait_until_usable
 [[ -z ${PYTHON:-} ]] || link_work_queue "$PYTHON"
+start_second
 echo "The cluster is up. Use it with: . $dir/env.sh"

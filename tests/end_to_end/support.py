@@ -127,6 +127,8 @@ class Running:
         """Begin as a copy of this process, which has imported all of BPS: that
         takes an interpreter two seconds, and there are many processes here.
         """
+        for path in (self._out, self._err):
+            path.touch()  # Whoever waits for a text may be faster than the copy.
         pid = os.fork()
         if pid == 0:
             code = 70

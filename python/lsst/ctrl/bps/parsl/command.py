@@ -120,8 +120,8 @@ def fill_in_attempt(text: str) -> str:
     Returns
     -------
     filled : `str`
-        The text with an environment variable in place of
-        ``<WMS:attemptNum>``, the only one that there is.
+        The text with BPS's ``<ENV:name>`` in place of ``<WMS:attemptNum>``,
+        the only one that there is.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, Gener
 
 from .command import Command, build_command, fill_in_attempt, shell_line
 from .execution_butler import ButlerCopy
-from .node.records import expand
+from .node.records import ATTEMPT_VARIABLE, expand
 from .node.script import around
 from .paths import SubmitPaths
 from .plan import PlannedJob
@@ -125,7 +125,10 @@ class ParslJob:
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables of the job's own."""
-        return {name: fill_in_attempt(str(value)) for name, value in (self.generic.environment or {}).items()}
+        # BPS leaves a variable of the shell's as it is in those of its own jobs.
+        in_shell, in_bps = f"${{{ATTEMPT_VARIABLE}}}", f"<ENV:{ATTEMPT_VARIABLE}>"
+        values = self.generic.environment or {}
+        return {name: fill_in_attempt(str(value)).replace(in_shell, in_bps) for name, value in values.items()}
 
     def evaluate_command_line(self, command: str) -> str:
         """Put this process's environment and the job's files into a command.

@@ -65,6 +65,8 @@ class ParslService(BaseWmsService):
         directories of these commands are found.
         """
         set_command_directories()
+        # That of a job that submits another run is not for the jobs of this one.
+        os.environ.pop(ATTEMPT_VARIABLE, None)
         cpus = len(os.sched_getaffinity(0))
         sites = {name: {"class": f"lsst.ctrl.bps.parsl.sites.{where}"} for name, where in FACILITIES.items()}
         return Config(

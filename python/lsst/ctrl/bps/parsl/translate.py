@@ -166,8 +166,8 @@ class _Lines:
             if value is not None and value != DEFAULTS[name]:
                 fields[name] = value
         own = {name: value for name in _OWN_FIELDS if (value := getattr(node, name))}
-        if node.pre_cmdline or node.post_cmdline:
-            own["cmdvals"] = {**self._other_values(node), **own.get("cmdvals", {})}
+        if values := self._missing_values(node):
+            own["cmdvals"] = {**values, **own.get("cmdvals", {})}
         if node.executable is not None:
             executable = node.executable
             fields["executable"] = {
@@ -184,12 +184,16 @@ class _Lines:
         template["bps_own"] = item.is_bps_own
         return template, own
 
-    def _other_values(self, job: GenericWorkflowJob) -> dict[str, object]:
-        """Return values for ``preCmdline`` and ``postCmdline``, which BPS
-        gathers for a job's own command only.
+    def _missing_values(self, job: GenericWorkflowJob) -> dict[str, object]:
+        """Return values of variables for which BPS gathers none: those of
+        ``preCmdline`` and ``postCmdline``, and of the command of
+        ``bps submitcmd``.
         """
         values = {}
-        for name in placeholders(f"{job.pre_cmdline or ''} {job.post_cmdline or ''}"):
+        texts = (job.arguments, job.pre_cmdline, job.post_cmdline)
+        for name in placeholders(" ".join(filter(None, texts))):
+            if name in (job.cmdvals or ()) or not name.isidentifier():
+                continue
             key = (job.label, name)
             if key not in self._values:
                 where = {"curr_pipetask": job.label, "curr_cluster": job.label}
