@@ -30,9 +30,9 @@ types: $(VENV)/test.installed
 
 unit: $(VENV)/test.installed
 	pytest -n 2 --dist worksteal tests/core tests/distribution tests/end_to_end
-# Four virtual nodes and their daemons share two cores with the tests: what
+# Virtual nodes and their daemons share two cores with the tests: what
 # fails once is tried once more, and the summary says so.
-	pytest -n 3 --dist worksteal --reruns 1 tests/cluster
+	pytest -n 5 --dist worksteal --reruns 1 tests/cluster
 
 doc: $(VENV)/test.installed
 	sphinx-build -W --keep-going -q -b html doc doc/_build/html

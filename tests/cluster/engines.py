@@ -65,6 +65,7 @@ class Engine:
         return self.name
 
 
+_FINAL = {"finalJob": "workers"}
 _PILOTS = {"walltime": "0:10:00", "partition": "main", "idle_time": 20}
 
 ENGINES = (
@@ -85,11 +86,19 @@ ENGINES = (
             "medium_memory": 2,
             "large_memory": 4,
             **_PILOTS,
+            **_FINAL,
         },
     ),
     Engine(
         "torque",
-        {"class": f"{SITES}.Torque", "nodes": 1, "tasks_per_node": 4, "queue": "main", "walltime": "0:10:00"},
+        {
+            "class": f"{SITES}.Torque",
+            "nodes": 1,
+            "tasks_per_node": 4,
+            "queue": "main",
+            "walltime": "0:10:00",
+            **_FINAL,
+        },
     ),
     Engine(
         "local-srun",
@@ -97,6 +106,7 @@ ENGINES = (
             "class": f"{SITES}.work_queue.LocalSrunWorkQueue",
             "worker_options": "--memory=5000 --cores=2",
             "nodes_per_block": 2,
+            **_FINAL,
         },
         allocation=2,
         nodes=2,
@@ -120,6 +130,7 @@ ENGINES = (
             "cores_per_node": 4,
             "mem_per_node": 4,
             **_PILOTS,
+            **_FINAL,
         },
     ),
 )

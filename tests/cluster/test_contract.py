@@ -78,7 +78,8 @@ def test_killed_failed_cancelled(bench: Bench) -> None:
     """The driver is killed with SIGKILL in the middle; the run is resumed and
     a job fails; it is resumed and cancelled; it is resumed and finishes. No
     step that had succeeded runs again, none runs twice at once, and nothing
-    stays in the queue. Four jobs run at once.
+    stays in the queue. Four jobs run at once. The final job runs on a worker
+    where the site says so, also after the cancel.
     """
     bench.prepare(STEPS, final=FINAL, numberOfRetries=0)
     bench.break_step("bad", 3)
@@ -120,6 +121,9 @@ def test_killed_failed_cancelled(bench: Bench) -> None:
     bench.let_go("last")
     bench.drive("restart", "--id", bench.id).finish(120).succeeded()
     bench.assert_queue_empty()
+    on_worker = bench.engine.site.get("finalJob") == "workers"
+    finals = {job != "none" for name, job, _ in bench.where() if name == "final"}
+    assert bench.engine.allocation or finals == {on_worker}, "where the final job ran"
     ended = Counter(bench.steps("end"))
     assert {name: count for name, count in ended.items() if name != "final"} == {
         step.name: 1 for step in STEPS

@@ -39,6 +39,9 @@ Completed = Callable[[Task, dict[str, Any]], None]
 MOST_WINDOW = 20_000
 """Number of tasks that Parsl has at most."""
 
+_ONE_PROCESS_EACH = {"WorkQueueExecutor", "TaskVineExecutor"}
+"""Parsl's executors whose workers start a process for each task."""
+
 DECLINED_SECONDS = 5.0
 """Time until a job is offered again that a block had no time for."""
 
@@ -161,6 +164,8 @@ class ParslBackend:
                 continue
             setup = node_setup(self._paths, self._cwd, site.name or "", export=site.settings.environment)
             setup |= {"cpus": None, "memory": None, "package": node_package(), **monitored}
+            kinds = {kind.__name__ for kind in type(executor).__mro__}
+            setup["own_group"] = bool(kinds & _ONE_PROCESS_EACH)
             self._setups[executor.label] = setup
             if isinstance(executor, HighThroughputExecutor):
                 self._low_first.add(executor.label)

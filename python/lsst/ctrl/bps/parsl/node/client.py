@@ -275,6 +275,10 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
         Raised with the result if the job failed, and Parsl's monitoring is
         to know (``monitored`` in the setup).
     """
+    if setup.get("own_group") and os.getpgrp() != os.getpid():
+        # The worker ends the group of a process that it has started, and may
+        # not have made it in time.
+        os.setpgid(0, 0)
     left = _time_left()
     if left is not None and left < spec.get("walltime", 0):
         return {"declined": left}

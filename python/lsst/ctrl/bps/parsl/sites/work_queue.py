@@ -105,8 +105,10 @@ class WorkQueue(WorkerSite):
         executor: Any = self.build("executor_options", work_queue_executor(), arguments)
         # Its constructor wants to see the file, which prepare writes later.
         executor.project_password_file = ShellPath(SubmitPaths(self.config["submitPath"]).password)
-        # Workers run Python as this process does, whatever is on their PATH.
-        executor.launch_cmd = executor.launch_cmd.replace("python3", shlex.quote(sys.executable), 1)
+        # Workers run Python as this process does, whatever is on their PATH,
+        # and no shell between: it would be the one that they end.
+        python = f"exec {{package_prefix}}{shlex.quote(sys.executable)}"
+        executor.launch_cmd = executor.launch_cmd.replace("{package_prefix}python3", python, 1)
         made: ParslExecutor = executor
         return made
 
