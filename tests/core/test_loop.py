@@ -130,14 +130,26 @@ def test_exit_code_that_aborts_the_run(tmp_path: Path, value: int | None, status
     """
     more: dict[str, Any] = {"abort_on_value": 7, "abort_return_value": value, "number_of_retries": 5}
     lines = [plan_line("bad", **more), *(plan_line(f"j{n}", priority=-1) for n in range(20))]
-    plan, paths = make_plan(tmp_path, [*lines, plan_line("child", [1])])
+    plan, paths = make_plan(tmp_path, [*lines, plan_line("child", [0]), plan_line("grandchild", [21])])
     run = drive(plan, paths, {0: fails(7)}, window=2)
     assert run.times(0) == 1
     assert run.states[0] == JobState.FAILED
+    assert run.states[21:] == [JobState.DELETED, JobState.DELETED]
+    assert snapshot(replay(plan, paths)) == snapshot(run.state)
     assert JobState.DELETED in run.states
     assert set(run.states) <= {JobState.FAILED, JobState.DELETED, JobState.SUCCEEDED}
     assert isinstance(run.driver.error, RunAbortedError)
     assert run.driver.error.exit_code == status
+
+
+def test_success_that_aborts_the_run(tmp_path: Path) -> None:
+    """With an ``abortOnValue`` of 0 the success of a job ends the run."""
+    lines = [plan_line("good", abort_on_value=0, abort_return_value=4), plan_line("next", [0])]
+    plan, paths = make_plan(tmp_path, lines)
+    run = drive(plan, paths)
+    assert run.states == [JobState.SUCCEEDED, JobState.DELETED]
+    assert isinstance(run.driver.error, RunAbortedError)
+    assert run.driver.error.exit_code == 4
 
 
 def test_other_exit_code_does_not_abort(tmp_path: Path) -> None:

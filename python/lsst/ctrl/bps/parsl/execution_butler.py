@@ -75,8 +75,23 @@ class ButlerCopy:
         command : `Command`
             The same with the copy's path.
         """
-        words = command.words and [self._name.sub(lambda _: self.path, word) for word in command.words]
-        return Command(self._name.sub(lambda _: self.path, command.line), words)
+        words = command.words and [self.text(word) for word in command.words]
+        return Command(self.text(command.line), words)
+
+    def text(self, code: str) -> str:
+        """Have bash code use the copy.
+
+        Parameters
+        ----------
+        code : `str`
+            Bash code.
+
+        Returns
+        -------
+        code : `str`
+            The same with the copy's path.
+        """
+        return self._name.sub(lambda _: self.path, code)
 
     @property
     def before(self) -> str:

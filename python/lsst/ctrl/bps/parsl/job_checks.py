@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from lsst.ctrl.bps import GenericWorkflowJob
 
@@ -13,7 +15,7 @@ from .flatten import Node
 from .job import get_file_paths, job_command, other_command
 from .site import SiteConfig
 
-__all__ = ["check_jobs", "queue_warnings"]
+__all__ = ["as_number", "check_jobs", "queue_warnings"]
 
 START_SECONDS = 10
 """Time that a worker needs at least before it can run a job."""
@@ -21,16 +23,19 @@ START_SECONDS = 10
 _QUEUE_FIELDS = {"queue": "queue", "accountingGroup": "accounting_group"}
 """Fields of a job by BPS's names for them."""
 
-_NUMBERS = (
-    "priority",
-    "number_of_retries",
-    "retry_unless_exit",
-    "request_memory",
-    "request_memory_max",
-    "request_cpus",
-    "request_disk",
-    "request_walltime",
-)
+_LIMITS = {
+    "priority": (-math.inf, math.inf),
+    "number_of_retries": (0, math.inf),
+    "retry_unless_exit": (0, 255),
+    "abort_on_value": (0, 255),
+    "abort_return_value": (0, 255),
+    "request_memory": (0, math.inf),
+    "request_memory_max": (0, math.inf),
+    "request_cpus": (0, math.inf),
+    "request_disk": (0, math.inf),
+    "request_walltime": (0, math.inf),
+}
+"""Fields that are whole numbers, with the least and the greatest."""
 
 
 def check_jobs(nodes: dict[str, Node], sites: Mapping[str, SiteConfig]) -> list[str]:
@@ -70,13 +75,12 @@ def check_jobs(nodes: dict[str, Node], sites: Mapping[str, SiteConfig]) -> list[
 def _job_complaint(
     job: GenericWorkflowJob, item: Node, site: str, capacity: Mapping[str, float | None]
 ) -> str | None:
-    for key in _NUMBERS:
+    for key in (*_LIMITS, "memory_multiplier"):
         value = getattr(job, key)
-        for number in value if key == "retry_unless_exit" and isinstance(value, list) else [value]:
-            if number not in (None, "") and not _is_whole_number(number):
-                return f"its {key} is {value!r}; a whole number is wanted."
-    if job.memory_multiplier is not None and not _is_number(job.memory_multiplier):
-        return f"its memory_multiplier is {job.memory_multiplier!r}; a number is wanted."
+        try:
+            as_number(key, value)
+        except ValueError as exc:
+            return f"its {key} is {value!r}; {exc}."
     memory, walltime = capacity.get("memory"), capacity.get("walltime")
     if memory is not None and int(job.request_memory or 0) > memory:
         return (
@@ -118,20 +122,47 @@ def _job_complaint(
     return None
 
 
-def _is_number(value: object) -> bool:
+def as_number(field: str, value: Any) -> Any:
+    """Read a field of a job that is a number: BPS's variables make text of it.
+
+    Parameters
+    ----------
+    field : `str`
+        Name of the field.
+    value : `~typing.Any`
+        Its value.
+
+    Returns
+    -------
+    value : `~typing.Any`
+        A number, or a list of them, where the field is one; the value of any
+        other field, and what is not set, as it is.
+
+    Raises
+    ------
+    ValueError
+        Raised if it is no such number.
+    """
+    if value in (None, "") or not (field in _LIMITS or field == "memory_multiplier"):
+        return value
+    if field == "retry_unless_exit" and isinstance(value, list | tuple):
+        return [as_number(field, code) for code in value]
     try:
-        float(value)  # type: ignore[arg-type]  # That is the question.
+        number = float(value)
     except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _is_whole_number(value: object) -> bool:
-    try:
-        int(value)  # type: ignore[call-overload]  # That is the question.
-    except (OverflowError, TypeError, ValueError):
-        return False
-    return True
+        number = math.nan
+    if field == "memory_multiplier":
+        if not 0 <= number < math.inf:
+            raise ValueError("a number is wanted")
+        return number
+    if not number.is_integer():
+        raise ValueError("a whole number is wanted")
+    least, greatest = _LIMITS[field]
+    if not least <= number <= greatest:
+        raise ValueError(
+            f"it must be {least} to {greatest}" if greatest < math.inf else f"it must be at least {least}"
+        )
+    return int(number)
 
 
 def queue_warnings(nodes: Mapping[str, Node], sites: Mapping[str, SiteConfig]) -> list[str]:

@@ -39,7 +39,7 @@ def stage_executables(executables: Iterable[GenericWorkflowExec], paths: SubmitP
     StorageError
         Raised if one cannot be copied.
     WorkflowError
-        Raised if one does not exist.
+        Raised if one does not exist, or if two have one name.
 
     Notes
     -----
@@ -47,11 +47,15 @@ def stage_executables(executables: Iterable[GenericWorkflowExec], paths: SubmitP
     others are copied, so that the jobs of a restart run the same. All can be
     executed afterwards, as with HTCondor, which transfers them so.
     """
-    staged = {}
+    staged: dict[str, str] = {}
+    names: dict[str, str] = {}
     for executable in executables:
         source = executable.src_uri or ""
         if source in staged:
             continue
+        if other := names.get(executable.name):
+            raise WorkflowError(f"Two executables have the name {executable.name}: {other} and {source}.")
+        names[executable.name] = source
         found = os.path.abspath(expand(source, dict(os.environ)))
         if not os.path.isfile(found):
             raise WorkflowError(f"{source} does not exist: the executable that is to be brought to the jobs.")

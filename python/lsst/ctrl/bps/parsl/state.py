@@ -132,8 +132,7 @@ class RunState:
         counts : `dict` [`JobState`, `int`]
             The counts.
         """
-        counts = self.label_counts().values()
-        return {state: sum(by_state[state] for by_state in counts) for state in JobState}
+        return {state: sum(counts[state] for counts in self.label_counts().values()) for state in JobState}
 
     def take_ready(self) -> list[int]:
         """Return the jobs that became ready since the last call.
@@ -250,7 +249,11 @@ class RunState:
         else:
             self.exit_codes[job] = event["exit"]
             self.reasons[job] = event["why"]
-            self._end(job, JobState.FAILED)
+            if event.get("abort"):  # A cancel comes next, for its children too.
+                self._set(job, JobState.FAILED)
+                self._count_ended(job)
+            else:
+                self._end(job, JobState.FAILED)
 
     def _on_cancel(self, event: dict[str, Any]) -> None:
         self.cancelled = True
@@ -282,8 +285,7 @@ class RunState:
 
     def _is_current(self, event: dict[str, Any]) -> bool:
         """Tell an attempt that is going on from one of an earlier driver."""
-        job, attempt = event["j"], event["a"]
-        return bool(self.attempts[job] == attempt != self._outdated.get(job))
+        return bool(self.attempts[event["j"]] == event["a"] != self._outdated.get(event["j"]))
 
     def release(self) -> None:
         """Take back the jobs that Parsl has; there is no Parsl any more."""

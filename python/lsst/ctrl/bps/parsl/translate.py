@@ -25,7 +25,7 @@ from .configuration import get_bps_config_value
 from .errors import WorkflowError
 from .flatten import Node, flatten, topological_order
 from .job import DEFAULTS, get_file_paths
-from .job_checks import check_jobs, queue_warnings
+from .job_checks import as_number, check_jobs, queue_warnings
 from .paths import SubmitPaths
 from .plan import JobKind, write_plan
 from .site import SiteConfig
@@ -105,8 +105,8 @@ def _joined(complaints: list[str]) -> str:
 
 def _labels(workflow: GenericWorkflow) -> list[str]:
     final = workflow.get_final()
-    last = final.labels if isinstance(final, GenericWorkflow) else [final.label] if final else []
     try:
+        last = final.labels if isinstance(final, GenericWorkflow) else [final.label] if final else []
         return [*workflow.labels, *last]
     except networkx.NetworkXUnfeasible:
         return []  # Jobs of two labels take turns; there is no order.
@@ -164,7 +164,7 @@ class _Lines:
         for name in _FIELDS:
             value = getattr(node, name)
             if value is not None and value != DEFAULTS[name]:
-                fields[name] = value
+                fields[name] = as_number(name, value)
         own = {name: value for name in _OWN_FIELDS if (value := getattr(node, name))}
         if values := self._missing_values(node):
             own["cmdvals"] = {**values, **own.get("cmdvals", {})}

@@ -165,7 +165,7 @@ class ParslBackend:
             setup = node_setup(self._paths, self._cwd, site.name or "", export=site.settings.environment)
             setup |= {"cpus": None, "memory": None, "package": node_package(), **monitored}
             kinds = {kind.__name__ for kind in type(executor).__mro__}
-            setup["own_group"] = bool(kinds & _ONE_PROCESS_EACH)
+            setup["own_process"] = bool(kinds & _ONE_PROCESS_EACH)
             self._setups[executor.label] = setup
             if isinstance(executor, HighThroughputExecutor):
                 self._low_first.add(executor.label)

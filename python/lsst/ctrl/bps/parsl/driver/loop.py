@@ -12,7 +12,7 @@ import heapq
 import logging
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -209,7 +209,7 @@ class Driver:
         if state.cancelled and self._in_flight:
             return  # The final job gathers what others leave: they end first.
         for job in state.take_ready():
-            fields = state.plan.template(job).fields or {}
+            fields = self._fields(job)
             heapq.heappush(self._ready, (-int(fields.get("priority") or 0), job))
         tasks: list[Task] = []
         while self._ready and self._in_flight + len(tasks) < self._backend.window:
@@ -224,7 +224,7 @@ class Driver:
                 self._backend.submit(task)
 
     def _limits_of(self, job: int) -> list[str]:
-        fields = self.state.plan.template(job).fields or {}
+        fields = self._fields(job)
         return self._limits.names(fields.get("concurrency_limit"), fields.get("category"))
 
     def _completed(self, task: Task, result: dict[str, Any]) -> None:
@@ -248,25 +248,28 @@ class Driver:
                 heapq.heappush(self._ready, item)
         lost = {(task.job, task.attempt) for task, result in results if "lost" in result}
         recorded = recorded_ends(self._paths, lost) if lost else {}
-        succeeded = []
+        succeeded, aborting = [], None
         for task, result in results:
             # Parsl may have lost what the node has on record.
             result = recorded.get((task.job, task.attempt), result)
             if "unrecorded" in result:
                 _LOG.warning("The node could not write its journal: %s", result["unrecorded"])
             if result.get("exit") == 0:
+                aborting = task.job if self._fields(task.job).get("abort_on_value") == 0 else aborting
                 measured = (result[key] for key in ("start", "end", "memory", "cpu"))
                 succeeded.append([task.job, *measured])
             elif self._stop is None:
                 self._failed(task, result)
         if succeeded:
             self._record({"e": "ok", "j": succeeded})
+        if aborting is not None:
+            self._abort(aborting, 0)
 
     def _failed(self, task: Task, result: dict[str, Any]) -> None:
         state, job = self.state, task.job
         if state.states[job] >= JobState.SUCCEEDED:
             return  # It was ended because the run was cancelled.
-        fields = state.plan.template(job).fields or {}
+        fields = self._fields(job)
         decision = decide(
             fields,
             result,
@@ -277,24 +280,30 @@ class Driver:
             retries=self._retries,
         )
         code = int(result.get("exit", 1))
-        if code == fields.get("abort_on_value") and "lost" not in result:
+        aborts = code == fields.get("abort_on_value") and "lost" not in result
+        if aborts:
             decision = replace(decision, retry=False, memory=None)
         event = {"e": "fail", "j": job, "exit": code, "why": decision.why, "retry": decision.retry}
         event["charged"] = decision.charged
         event["lost"] = "lost" in result
         if decision.memory:
             event["memory"] = decision.memory
+        if aborts:
+            event["abort"] = True
         self._record(event)
-        if code == fields.get("abort_on_value") and "lost" not in result:
-            self._abort(job, code, fields)
+        if aborts:
+            self._abort(job, code)
             return
         level = logging.WARNING if decision.retry else logging.ERROR
         follows = "it will be run again" if decision.retry else f"its output: {task.spec['stderr']}"
         _LOG.log(level, "Job %s: %s; %s", state.plan.job(job).name, decision.why, follows)
 
-    def _abort(self, job: int, code: int, fields: Mapping[str, Any]) -> None:
+    def _fields(self, job: int) -> dict[str, Any]:
+        return self.state.plan.template(job).fields or {}
+
+    def _abort(self, job: int, code: int) -> None:
         """End the run as BPS's abortOnValue has it (DAGMan's ABORT-DAG-ON)."""
-        value = fields.get("abort_return_value")
+        value = self._fields(job).get("abort_return_value")
         name = self.state.plan.job(job).name
         self.error = RunAbortedError(
             f"Job {name} ended with exit code {code}, which aborts the run",

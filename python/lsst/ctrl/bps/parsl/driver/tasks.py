@@ -215,8 +215,8 @@ def job_spec(job: ParslJob, index: int, attempt: int, *, allow_stage: bool = Tru
     copy = job.butler_copy if allow_stage else None
     if copy is not None:
         command = copy.command(command)
-        pre.insert(0, copy.before)
-        post.append(copy.after)
+        pre = [copy.before, *map(copy.text, pre)]
+        post = [*map(copy.text, post), copy.after]
     if command.words is None:
         spec["script"] = shell_line(command.line)
     else:

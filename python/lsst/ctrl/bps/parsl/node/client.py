@@ -24,6 +24,7 @@ from typing import Any
 
 from .environment import capture_environment, load_environment
 from .leftovers import RUN_VARIABLE, RUNNER_VARIABLE, end_leftovers
+from .processes import end_with_parent
 
 __all__ = ["PILOT_END", "RunnerClient", "run_job"]
 
@@ -275,10 +276,12 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
         Raised with the result if the job failed, and Parsl's monitoring is
         to know (``monitored`` in the setup).
     """
-    if setup.get("own_group") and os.getpgrp() != os.getpid():
-        # The worker ends the group of a process that it has started, and may
-        # not have made it in time.
-        os.setpgid(0, 0)
+    if setup.get("own_process"):
+        end_with_parent()
+        if os.getpgrp() != os.getpid():
+            # The worker ends the group of a process that it has started, and
+            # may not have made it in time.
+            os.setpgid(0, 0)
     left = _time_left()
     if left is not None and left < spec.get("walltime", 0):
         return {"declined": left}

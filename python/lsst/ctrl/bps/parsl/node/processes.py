@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 
-__all__ = ["find_program", "make_directory", "script_descriptor", "signal_group"]
+__all__ = ["end_with_parent", "find_program", "make_directory", "script_descriptor", "signal_group"]
+
+_PR_SET_PDEATHSIG = 1
 
 
 def make_directory(path: str) -> None:
@@ -21,6 +24,13 @@ def make_directory(path: str) -> None:
         os.mkdir(path, 0o755)
     except FileExistsError:
         pass  # Another node was faster.
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends."""
+    import ctypes  # Only few processes need it.
+
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def signal_group(pid: int, number: int) -> None:

@@ -3,34 +3,31 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import Any
 
 __all__ = ["around", "bash_code"]
 
 # The job's own status counts; with what comes afterwards it only gets worse.
 # Of a signal to the group, the shell waits for the job's end.
+# Each is read by itself: what is wrong in one is not an error of another.
 _AROUND = """\
 bps_finish() {
-export BPS_PARSL_EXIT=$?
-trap - EXIT
-set +e
-(
-<post>
-)
-bps_status=$?
-(( BPS_PARSL_EXIT )) && bps_status=$BPS_PARSL_EXIT
-exit $bps_status
+    export BPS_PARSL_EXIT=$?
+    trap - EXIT
+    set +e
+    ( eval <post> )
+    bps_status=$?
+    (( BPS_PARSL_EXIT )) && bps_status=$BPS_PARSL_EXIT
+    exit $bps_status
 }
 trap bps_finish EXIT
 trap : TERM
-{
-<pre>
-}
+eval <pre>
 bps_status=$?
 (( bps_status )) && exit $bps_status
-(
-<code>
-)
+( eval <code> )
 """
 
 
@@ -54,7 +51,7 @@ def around(code: str, pre: str, post: str) -> str:
         Bash code. Its exit code is that of the first of the three that fails.
     """
     parts = {"<post>": post or ":", "<pre>": pre or ":", "<code>": code}
-    return "\n".join(parts.get(line, line) for line in _AROUND.splitlines())
+    return re.sub("<post>|<pre>|<code>", lambda match: shlex.quote(parts[match.group()]), _AROUND)
 
 
 def bash_code(spec: dict[str, Any], prefix: str) -> str | None:
