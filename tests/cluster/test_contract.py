@@ -9,7 +9,15 @@ from collections.abc import Callable
 
 import pytest
 
-from end_to_end.support import Step, assert_done_once, events_of_kind, job_names, node_events, wait_until
+from end_to_end.support import (
+    Step,
+    assert_done_once,
+    events_of_kind,
+    job_names,
+    node_events,
+    report_counts,
+    wait_until,
+)
 from end_to_end.test_pipeline import run_id_of, submit_path_of
 from end_to_end.tinycam.repo import contents
 from end_to_end.tinycam.tasks import executed
@@ -33,14 +41,6 @@ FINAL = Step("final", label="finalJob")
 def bench(request: pytest.FixtureRequest, make_bench: Callable[[Engine], Bench]) -> Bench:
     """A sandbox for each engine."""
     return make_bench(request.param)
-
-
-def counts(report: str, label: str) -> dict[str, int]:
-    """Return the numbers that ``bps report --id`` shows for a label."""
-    row = next(line.split() for line in report.splitlines() if line.startswith(f"{label} "))
-    names = [*(state.name for state in WmsStates), "EXPECTED"]
-    numbers = dict(zip(names, map(int, row[1:]), strict=True))
-    return {name: number for name, number in numbers.items() if number}
 
 
 def test_pipeline(bench: Bench, with_repo: Callable[[Bench], Bench]) -> None:
@@ -69,8 +69,8 @@ def test_pipeline(bench: Bench, with_repo: Callable[[Bench], Bench]) -> None:
         ), log
     report = bench.bps("report", "--id", run_id).succeeded().stdout
     assert "SUCCEEDED" in report
-    assert counts(report, "TOTAL") == {"SUCCEEDED": 6, "EXPECTED": 6}
-    assert counts(report, "isr") == {"SUCCEEDED": 2, "EXPECTED": 2}
+    assert report_counts(report, "TOTAL") == {"SUCCEEDED": 6, "EXPECTED": 6}
+    assert report_counts(report, "isr") == {"SUCCEEDED": 2, "EXPECTED": 2}
     assert bench.bps("status", "--id", run_id).code == WmsStates.SUCCEEDED.value
 
 
@@ -104,7 +104,7 @@ def test_killed_failed_cancelled(bench: Bench) -> None:
     bench.assert_queue_empty()
     begun = Counter(bench.steps("begin"))
     assert {name for name in done if begun[name] > 1} <= {"bad"}
-    assert counts(bench.bps("report", "--id", bench.id).stdout, "TOTAL")["FAILED"] == 1
+    assert report_counts(bench.bps("report", "--id", bench.id).stdout, "TOTAL")["FAILED"] == 1
     assert bench.bps("status", "--id", bench.id).code == WmsStates.FAILED.value
 
     bench.mend_step("bad")

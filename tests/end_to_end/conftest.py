@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from .support import TINYCAM, Sandbox
 from .tinycam.repo import make_repo
+from .workers import ENGINES, Bench, Engine
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -69,3 +70,27 @@ def tiny(box: Sandbox, tiny_repo: Path) -> Sandbox:
 def shared_tiny(shared_box: Sandbox, tiny_repo: Path) -> Sandbox:
     """The same for the tests of a module."""
     return _tiny(shared_box, tiny_repo)
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[Callable[[Engine], Bench]]:
+    """Make sandboxes for runs of a test's own."""
+    made: list[Bench] = []
+
+    def make(engine: Engine) -> Bench:
+        made.append(Bench(tmp_path / f"box{len(made)}", engine))
+        return made[-1]
+
+    try:
+        yield make
+        for bench in made:
+            bench.check_clean()
+    finally:
+        for bench in made:
+            bench.close()
+
+
+@pytest.fixture(params=ENGINES, ids=str)
+def bench(request: pytest.FixtureRequest, make_bench: Callable[[Engine], Bench]) -> Bench:
+    """A sandbox of a test's own for each engine."""
+    return make_bench(request.param)

@@ -24,7 +24,7 @@ import lsst.ctrl.bps.report as bps_report
 import psutil
 from lsst.ctrl.bps.cli.bps import main as bps_main
 
-from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
+from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob, WmsStates
 from lsst.ctrl.bps.parsl import ParslService, ParslWorkflow
 from lsst.ctrl.bps.parsl.journal import read_journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
@@ -513,3 +513,11 @@ def assert_done_once(submit_path: Path, in_flight: Iterable[str] = ()) -> None:
     assert dict(succeeded) == dict.fromkeys(names, 1), "jobs by number of successes"
     again = {name for name, count in node_events(submit_path, "start").items() if count > 1}
     assert again <= set(in_flight), "jobs that began twice"
+
+
+def report_counts(report: str, label: str) -> dict[str, int]:
+    """Return the numbers that ``bps report --id`` shows for a label, but for zeros."""
+    row = next(line.split() for line in report.splitlines() if line.startswith(f"{label} "))
+    names = [*(state.name for state in WmsStates), "EXPECTED"]
+    numbers = dict(zip(names, map(int, row[1:]), strict=True))
+    return {name: number for name, number in numbers.items() if number}

@@ -275,30 +275,6 @@ def run(request: pytest.FixtureRequest, runs: Callable[[Engine], Run]) -> Run:
     return runs(request.param)
 
 
-@pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[Callable[[Engine], Bench]]:
-    """Make sandboxes for runs of a test's own."""
-    made: list[Bench] = []
-
-    def make(engine: Engine) -> Bench:
-        made.append(Bench(tmp_path / f"box{len(made)}", engine))
-        return made[-1]
-
-    try:
-        yield make
-        for bench in made:
-            bench.check_clean()
-    finally:
-        for bench in made:
-            bench.close()
-
-
-@pytest.fixture(params=ENGINES, ids=str)
-def bench(request: pytest.FixtureRequest, make_bench: Callable[[Engine], Bench]) -> Bench:
-    """A sandbox of a test's own for each engine."""
-    return make_bench(request.param)
-
-
 def argv(run: Run, name: str) -> list[list[str]]:
     """Return the arguments that each attempt of a job got."""
     run.wait(name)

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -18,41 +17,13 @@ from lsst.ctrl.bps import (
     WmsStates,
 )
 
-from .support import Running, Step, events_of_kind, wait_until
-from .workers import ENGINES, HTEX, THREADS, Bench, Engine
-
-
-@pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[Callable[[Engine], Bench]]:
-    """Make sandboxes."""
-    made: list[Bench] = []
-
-    def make(engine: Engine) -> Bench:
-        made.append(Bench(tmp_path / f"box{len(made)}", engine))
-        return made[-1]
-
-    try:
-        yield make
-        for bench in made:
-            bench.check_clean()
-    finally:
-        for bench in made:
-            bench.close()
-
-
-@pytest.fixture(params=ENGINES, ids=str)
-def bench(request: pytest.FixtureRequest, make_bench: Callable[[Engine], Bench]) -> Bench:
-    """A sandbox for each engine."""
-    return make_bench(request.param)
+from .support import Running, Step, events_of_kind, report_counts, wait_until
+from .workers import HTEX, THREADS, Bench, Engine
 
 
 def counts(bench: Bench, label: str) -> dict[str, int]:
-    """Return the numbers of ``bps report --id`` for a label that are not zero."""
-    report = bench.bps("report", "--id", bench.submit_path).succeeded().stdout
-    row = next(line.split() for line in report.splitlines() if line.startswith(f"{label} "))
-    names = [*(state.name for state in WmsStates), "EXPECTED"]
-    numbers = dict(zip(names, map(int, row[1:]), strict=True))
-    return {name: number for name, number in numbers.items() if number}
+    """Return the numbers of ``bps report --id`` for a label."""
+    return report_counts(bench.bps("report", "--id", bench.submit_path).succeeded().stdout, label)
 
 
 def begun(bench: Bench, driver: Running, *names: str) -> None:
