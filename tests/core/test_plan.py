@@ -177,7 +177,7 @@ def test_line_that_is_no_job_is_damage(tmp_path: Path, line: bytes) -> None:
     """A line that is JSON and nothing of ours is damage too, also where the checksum fits."""
     import zlib
 
-    head = json.dumps({"format": 1, "kind": "plan", **HEADER}).encode()
+    head = json.dumps({"format": 2, "kind": "plan", **HEADER}).encode()
     template = b'{"template":{"label":"l","kind":"payload"}}'
     body = b"".join(part + b"\n" for part in (head, template, b'[0,[],"j",{}]', line))
     path = tmp_path / "plan"
@@ -188,7 +188,7 @@ def test_line_that_is_no_job_is_damage(tmp_path: Path, line: bytes) -> None:
 
 def test_unknown_format_says_what_to_do(small: Path) -> None:
     """The plan of a later release is not guessed at, whatever its lines are."""
-    small.write_bytes(small.read_bytes().replace(b'"format":1', b'"format":99'))
+    small.write_bytes(small.read_bytes().replace(b'"format":2', b'"format":99'))
     with pytest.raises(DamagedFileError, match=r"format 99.*Use the version that prepared"):
         Plan(small)
 

@@ -16,7 +16,25 @@ from .workers import ENGINES, Bench, Engine
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name our markers."""
-    config.addinivalue_line("markers", "slow: takes more than ten seconds; runs in CI all the same")
+    config.addinivalue_line("markers", "slow: takes more than ten seconds; begins before the others")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have each worker begin with slow ones: begun last, the end would wait for one of them.
+
+    xdist (``--dist worksteal``) cuts the list into a part for each worker. The
+    others stay side by side: those of a module share what was made for them.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if item not in slow]
+    size = -(-len(quick) // workers)
+    items[:] = [
+        item
+        for number in range(workers)
+        for item in (*slow[number::workers], *quick[number * size : (number + 1) * size])
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,7 @@ def run_id_of(text: str) -> str:
     return match.group(1)
 
 
+@pytest.mark.slow
 def test_same_datasets_as_pipetask(tiny: Sandbox) -> None:
     """42 quanta through ``bps submit`` make the datasets that ``pipetask run``
     makes: types, data ids and contents; each quantum is executed once. The
@@ -123,6 +124,7 @@ def _runs(submit_path: Path, label: str) -> bool:
     return any(name.endswith(label) and begun[name] > ended[name] for name in begun)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", [("init", "middle"), ("end", "final")], ids="-".join)
 def test_kill(tiny: Sandbox, moments: tuple[str, str]) -> None:
     """The driver killed twice, each time at another moment; restarted from
@@ -169,6 +171,7 @@ def test_kill(tiny: Sandbox, moments: tuple[str, str]) -> None:
         shutil.rmtree(cache)  # What quanta that are killed leave is the Butler's.
 
 
+@pytest.mark.slow
 def test_failed_quantum(tiny: Sandbox) -> None:
     """A quantum that raises: exit status not 0, a table and the end of its log
     without a traceback of ours; what depends on it does not run, the rest and

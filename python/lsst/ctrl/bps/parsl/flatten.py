@@ -123,6 +123,8 @@ def _passes(node: GenericWorkflowNode, child: GenericWorkflowNode) -> bool:
 
 def _parents(part: GenericWorkflow, node: GenericWorkflowNode, before: list[str]) -> list[str]:
     """Return the nodes that a node waits for; ``before`` are those of its group."""
+    if not isinstance(node, GenericWorkflowGroup):
+        return list(part.predecessors(node.name)) or before
     others = [part.get_job(name) for name in part.predecessors(node.name)]
     passed = [_tolerant_end(other.name) for other in others if _passes(other, node)]
     needed = [other.name for other in others if not _passes(other, node)]

@@ -75,19 +75,20 @@ def check_jobs(nodes: dict[str, Node], sites: Mapping[str, SiteConfig]) -> list[
 def _job_complaint(
     job: GenericWorkflowJob, item: Node, site: str, capacity: Mapping[str, float | None]
 ) -> str | None:
+    numbers = {}
     for key in (*_LIMITS, "memory_multiplier"):
         value = getattr(job, key)
         try:
-            as_number(key, value)
+            numbers[key] = as_number(key, value)
         except ValueError as exc:
             return f"its {key} is {value!r}; {exc}."
     memory, walltime = capacity.get("memory"), capacity.get("walltime")
-    if memory is not None and int(job.request_memory or 0) > memory:
+    if memory is not None and (numbers["request_memory"] or 0) > memory:
         return (
             f"it asks for {job.request_memory} MB; the most that site {site} has for a job is "
             f"{memory:.0f} MB. Set requestMemory of {job.label} to less, or use a site with more."
         )
-    asked = 60 * int(job.request_walltime or 0)
+    asked = 60 * (numbers["request_walltime"] or 0)
     if walltime is not None and asked and asked > walltime - START_SECONDS:
         return (
             f"it asks for {job.request_walltime} minutes; the workers of site {site} last "

@@ -3,7 +3,7 @@
 
 The file has a line for each thing::
 
-    {"format": 1, "kind": "plan", "run": ..., "files": {...}, ...}   header
+    {"format": 2, "kind": "plan", "run": ..., "files": {...}, ...}   header
     {"template": {...}}              what the jobs of a label share
     [template, [parents], name, {...}]   a job; after its parents
     {"end": <lines before>, "crc": <of all bytes before>}
@@ -34,7 +34,7 @@ from .files import storage_errors, write_atomic
 
 __all__ = ["JobKind", "JobTemplate", "Plan", "PlanWriter", "PlannedJob"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class JobKind(StrEnum):
