@@ -197,7 +197,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "binary": lambda data: b"\x80\xff\0\n" + data,
     "not an object": lambda data: b"5\n" + data,
-    "another format": lambda data: data.replace(b'"format":2', b'"format":2', 1),
+    "another format": lambda data: data.replace(b'"format":2', b'"format":9', 1),
 }
 
 
