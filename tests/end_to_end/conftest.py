@@ -14,11 +14,6 @@ from .tinycam.repo import make_repo
 from .workers import ENGINES, Bench, Engine
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Name our markers."""
-    config.addinivalue_line("markers", "slow: takes more than ten seconds; begins before the others")
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have each worker begin with slow ones: begun last, the end would wait for one of them.
