@@ -98,7 +98,8 @@ def test_window_is_filled_and_never_passed(tmp_path: Path) -> None:
 def test_limited_jobs_run_so_many_at_once(tmp_path: Path) -> None:
     """Jobs with a concurrency limit run as many at once as it says, others beside them as they come."""
     lines = [plan_line(f"db{n}", concurrency_limit="db_limit") for n in range(12)]
-    lines += [plan_line(f"both{n}", concurrency_limit="db_limit, tape") for n in range(4)]
+    lines += [plan_line(f"both{n}", concurrency_limit="db_limit, tape") for n in range(2)]
+    lines += [plan_line(f"list{n}", concurrency_limit=["db_limit", "tape"]) for n in range(2)]
     lines += [plan_line(f"free{n}", concurrency_limit="unknown") for n in range(12)]
     plan, paths = make_plan(tmp_path, lines)
     seen: list[tuple[int, int, int]] = []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -319,7 +320,7 @@ def test_fields_come_back(setting: Setting) -> None:
     assert generic == make_job("a", **{**fields, "request_walltime": 90, "priority": 5})
     assert isinstance(generic.quanta_counts, Counter)
     assert task.spec["argv"] == ["/bin/tool", "run", "1", "2", "--visit", "5"]
-    assert task.spec["env"] == {"A": "b c"}
+    assert task.spec["env"] == {"BPS_PARSL_JOB": "a", "BPS_PARSL_LABEL": "l", "A": "b c"}
     assert (task.spec["cpus"], task.spec["memory"]) == (2, 4096)
 
 
@@ -412,11 +413,49 @@ def test_names_that_differ_in_case_only(setting: Setting) -> None:
 
 
 def test_label_with_braces(setting: Setting) -> None:
-    """Braces in a label are no variables."""
+    """Braces in a label are no variables; ``{label}`` is one."""
     task = task_of(setting, make_job("j", label="{visit}{x", tags={"visit": 5}, arguments="{label}"))
     assert "/{" not in task.spec["stderr"]
     assert task.label == "{visit}{x"
-    assert task.spec["argv"] == ["/bin/tool", "{label}"]
+    assert task.spec["argv"] == ["/bin/tool", "{visit}{x"]
+
+
+@pytest.mark.parametrize(
+    ("written", "runs"),
+    [
+        ("<ENV:HOME>/x", "${HOME}/x"),
+        ("<ENV:HOME/x>", "${HOME}/x"),
+        ("<ENV:PATH:/opt>", "${PATH}:/opt"),
+        ("<ENV:OUT:-/tmp>", "${OUT:-/tmp}"),
+        ("<ENV:OUT##*/>", "${OUT##*/}"),
+        ("<ENV:A%.txt>", "${A%.txt}"),
+        ("<ENV:#A>", "${#A}"),
+        ('"<ENV:arr[@]>"', '"${arr[@]}"'),
+        ("cat <<X\n<ENV:HOME> <WMS:attemptNum>\nX", "cat <<X\n${HOME} ${BPS_PARSL_ATTEMPT}\nX"),
+        ("# don't\necho {a,b} {unknown}", "# don't\necho {a,b} {unknown}"),
+        ("echo {visit} {label} '{text}'", "echo 5 l ''\"it's\"''"),
+    ],
+)
+def test_commands_around_are_the_users_bash(setting: Setting, written: str, runs: str) -> None:
+    """What BPS makes of the variables of bash is undone; the data id, the label and BPS's
+    variables are filled in, as data.
+    """
+    setting.config["text"] = "it's"
+    job = make_job("j", pre_cmdline=written, post_cmdline=written, tags={"visit": 5}, arguments="x")
+    spec = task_of(setting, job).spec
+    runs = runs.replace('"it\'s"', "'it'\"'\"'s'")
+    assert spec["pre"] == spec["post"] == runs
+
+
+@pytest.mark.parametrize(
+    "written", ["echo 'x", "if true; then echo x", "echo )", "x=<ENV:A:-<ENV:B>>", "<WMS:x>", ["echo a"]]
+)
+def test_commands_around_that_are_no_bash(setting: Setting, written: object) -> None:
+    """What bash or BPS cannot read is refused at prepare; the key is named."""
+    for key, name in (("pre_cmdline", "preCmdline"), ("post_cmdline", "postCmdline")):
+        job = make_job("j")
+        setattr(job, key, written)
+        assert name in complaint(setting, add(GenericWorkflow("w"), job))
 
 
 # Complaints.
@@ -467,7 +506,7 @@ def test_what_is_no_number_is_refused(setting: Setting, key: str, value: object)
     setattr(job, key, value)
     text = complaint(setting, add(GenericWorkflow("w"), job))
     assert "Job a" in text
-    assert key in text
+    assert re.sub(r"_(\w)", lambda match: match.group(1).upper(), key) in text
     assert repr(value) in text
 
 

@@ -17,13 +17,23 @@ from typing import NamedTuple
 
 from .node.records import ATTEMPT_VARIABLE
 
-__all__ = ["Command", "build_command", "fill_in_attempt", "placeholders", "shell_line", "split_words"]
+__all__ = [
+    "Command",
+    "bash_text",
+    "build_command",
+    "fill_in_attempt",
+    "placeholders",
+    "shell_line",
+    "split_words",
+]
 
 LONGEST_WORD = 128 * 1024 - 1
 """Bytes of one argument that Linux takes (``MAX_ARG_STRLEN``)."""
 
 _PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{{(\w+)}}|{([^{}\s]+)}")
 _ENV = re.compile(r"(<ENV:[^>]*>)")
+_ENV_OF_ANY = re.compile(r"<ENV:((?:[^<>]|<ENV:)*)>")
+_EXPANSION = re.compile(r":[-=+?]|[#%\[]")
 _WMS = re.compile(r"<WMS:([^>]*)>")
 _ENV_OF_BPS = re.compile(r"(\\?)<ENV:([^>]*)>")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -135,6 +145,40 @@ def fill_in_attempt(text: str) -> str:
         return f"<ENV:{ATTEMPT_VARIABLE}>"
 
     return _WMS.sub(variable, text) if "<WMS:" in text else text
+
+
+def bash_text(text: str) -> str:
+    """Write bash code of the user's as it was before BPS read it.
+
+    Parameters
+    ----------
+    text : `str`
+        Bash code with BPS's ``<ENV:name>`` and ``<WMS:attemptNum>``.
+
+    Returns
+    -------
+    code : `str`
+        The code. BPS writes ``$NAME/x`` and ``${NAME/x}`` alike; it is taken
+        for the first, and with the operators ``:-``, ``:=``, ``:+``, ``:?``,
+        ``#``, ``%`` and ``[`` for the second.
+
+    Raises
+    ------
+    ValueError
+        Raised if there is a variable in the braces of another, which BPS
+        takes apart, or a ``<WMS:name>`` that is not known.
+    """
+
+    def variable(match: re.Match[str]) -> str:
+        content = match.group(1)
+        if "<ENV:" in content:
+            raise ValueError("BPS cannot read a variable in the braces of another; write it into a script")
+        name = _NAME.match(content)
+        if name is None or name.end() == len(content) or _EXPANSION.match(content, name.end()):
+            return f"${{{content}}}" if name or content[:1] in "#!" else f"${content}"
+        return f"${{{name.group()}}}{content[name.end() :]}"
+
+    return _ENV_OF_ANY.sub(variable, fill_in_attempt(text))
 
 
 def placeholders(template: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 
-from .command import Command, build_command, fill_in_attempt, shell_line
+from .command import Command, bash_text, build_command, fill_in_attempt, placeholders, shell_line
 from .execution_butler import ButlerCopy
 from .node.records import ATTEMPT_VARIABLE, expand
 from .node.script import around
@@ -120,6 +120,7 @@ class ParslJob:
 
     def _other_command(self, template: str | None) -> str:
         files = {name: path for name, path in self.file_paths.items() if path}
+        # What is left of BPS's variables of the environment is in values.
         return shell_line(other_command(self.generic, template, files).line)
 
     @property
@@ -248,10 +249,13 @@ def other_command(
     ValueError
         Raised if it cannot be read.
     """
-    template = template or ""
+    template = bash_text(template or "")
     for name in file_paths:  # As BPS does for the job's arguments.
         template = template.replace(f"{{{name}}}", f"<FILE:{name}>")
-    return build_command(template, generic.cmdvals or {}, file_paths)
+    values = generic.cmdvals or {}
+    if "<FILE:" not in template and not any(name in values for name in placeholders(template)):
+        return Command(template, None)
+    return build_command(template, values, file_paths)
 
 
 def generic_job(planned: PlannedJob, memory: int | None = None) -> GenericWorkflowJob:

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import subprocess
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from lsst.ctrl.bps import GenericWorkflowJob
 
-from .command import LONGEST_WORD, fill_in_attempt
+from .command import LONGEST_WORD, bash_text, fill_in_attempt
 from .flatten import Node
 from .job import get_file_paths, job_command, other_command
 from .site import SiteConfig
@@ -22,6 +25,13 @@ START_SECONDS = 10
 
 _QUEUE_FIELDS = {"queue": "queue", "accountingGroup": "accounting_group"}
 """Fields of a job by BPS's names for them."""
+
+_UNITS = {
+    "request_memory": " (MB)",
+    "request_memory_max": " (MB)",
+    "request_disk": " (MB)",
+    "request_walltime": " (minutes)",
+}
 
 _LIMITS = {
     "priority": (-math.inf, math.inf),
@@ -81,7 +91,7 @@ def _job_complaint(
         try:
             numbers[key] = as_number(key, value)
         except ValueError as exc:
-            return f"its {key} is {value!r}; {exc}."
+            return f"its {_yaml_key(key)} is {value!r}; {exc}."
     memory, walltime = capacity.get("memory"), capacity.get("walltime")
     if memory is not None and (numbers["request_memory"] or 0) > memory:
         return (
@@ -102,8 +112,11 @@ def _job_complaint(
             return f"its environment variable {name} cannot be set: {exc}."
     files = get_file_paths(item.workflow, job.name)
     for what, text in (("preCmdline", job.pre_cmdline), ("postCmdline", job.post_cmdline)):
+        if text is not None and not isinstance(text, str):
+            return f"its {what} is {text!r}; a text is wanted."
         try:
             other_command(job, text, files)
+            check_syntax(bash_text(text or ""))
         except KeyError as exc:
             return f"its {what} names <FILE:{exc.args[0]}>, and the job has no such file."
         except ValueError as exc:
@@ -121,6 +134,33 @@ def _job_complaint(
             f"Put fewer quanta into a job of {job.label}."
         )
     return None
+
+
+def _yaml_key(field: str) -> str:
+    return re.sub(r"_(\w)", lambda match: match.group(1).upper(), field)
+
+
+@cache
+def check_syntax(code: str) -> None:
+    """Have bash read code without running it.
+
+    Parameters
+    ----------
+    code : `str`
+        The code.
+
+    Raises
+    ------
+    ValueError
+        Raised with bash's words if it cannot be read.
+    """
+    if code:
+        command = ["/bin/bash", "--norc", "-n"]
+        read = subprocess.run(
+            command, input=code, capture_output=True, text=True, errors="replace", check=False
+        )
+        if read.returncode:
+            raise ValueError(read.stderr.strip().removeprefix("/bin/bash: ").replace("\n", "; "))
 
 
 def as_number(field: str, value: Any) -> Any:
@@ -157,7 +197,7 @@ def as_number(field: str, value: Any) -> Any:
             raise ValueError("a number is wanted")
         return number
     if not number.is_integer():
-        raise ValueError("a whole number is wanted")
+        raise ValueError(f"a whole number{_UNITS.get(field, '')} is wanted")
     least, greatest = _LIMITS[field]
     if not least <= number <= greatest:
         raise ValueError(

@@ -180,6 +180,7 @@ class ParslService(BaseWmsService):
         set_command_directories()
         workflow = ParslWorkflow.read(wms_workflow_id)
         leave_if_surplus(workflow.config)
+        _make_id_link(workflow.config, workflow.run_id)
         workflow.restart()
         return workflow.run_id, workflow.name, ""
 

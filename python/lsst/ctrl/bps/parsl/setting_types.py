@@ -178,6 +178,12 @@ def _mapping(value: object) -> object:
     raise ValueError("names and values are wanted")
 
 
+def _limits(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise ValueError("names and numbers are wanted, as in {db_limit: 10}")
+
+
 Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
 """A number."""
 
@@ -216,7 +222,7 @@ Words = Annotated[str, BeforeValidator(_words), AfterValidator(_one_line)]
 Lines = Annotated[str, BeforeValidator(_lines)]
 """One or more lines; a list of them will do."""
 
-Limits = Annotated[dict[str, Count], BeforeValidator(_mapping)]
+Limits = Annotated[dict[str, Count], BeforeValidator(_limits)]
 """A number of things for each name."""
 
 FinalJobPlace = Annotated[str, BeforeValidator(_final_job_place)]

@@ -189,10 +189,13 @@ class _Lines:
         ``preCmdline`` and ``postCmdline``, and of the command of
         ``bps submitcmd``.
         """
-        values = {}
+        values: dict[str, object] = {}
         texts = (job.arguments, job.pre_cmdline, job.post_cmdline)
         for name in placeholders(" ".join(filter(None, texts))):
             if name in (job.cmdvals or ()) or not name.isidentifier():
+                continue
+            if name == "label" or name in (job.tags or ()):
+                values[name] = job.label if name == "label" else job.tags[name]
                 continue
             key = (job.label, name)
             if key not in self._values:

@@ -24,13 +24,14 @@ class Limits:
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, list[tuple[int, int]]] = {}
 
-    def names(self, concurrency_limit: str | None, category: str | None = None) -> list[str]:
+    def names(self, concurrency_limit: str | list[str] | None, category: str | None = None) -> list[str]:
         """Return the limits that apply to a job.
 
         Parameters
         ----------
-        concurrency_limit : `str` or `None`
-            BPS's setting: a name, or several with commas between them.
+        concurrency_limit : `str` or `list` [`str`] or `None`
+            BPS's setting: a name, or several: a list, or with commas between
+            them.
         category : `str`, optional
             BPS's setting, which limits the jobs of one run.
 
@@ -41,6 +42,8 @@ class Limits:
         """
         if not self._limits:
             return []
+        if isinstance(concurrency_limit, list):
+            concurrency_limit = ",".join(map(str, concurrency_limit))
         names = [*str(concurrency_limit or "").split(","), str(category or "")]
         return [name for name in dict.fromkeys(map(str.strip, names)) if name in self._limits]
 

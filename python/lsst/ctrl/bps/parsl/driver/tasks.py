@@ -204,7 +204,7 @@ def job_spec(job: ParslJob, index: int, attempt: int, *, allow_stage: bool = Tru
     spec = {
         "j": index,
         "a": attempt,
-        "env": job.environment,
+        "env": {"BPS_PARSL_JOB": job.name, "BPS_PARSL_LABEL": job.generic.label, **job.environment},
         "stdout": job.stdout,
         "stderr": job.stderr,
         "cpus": resources["cores"],
