@@ -29,9 +29,9 @@ types: $(VENV)/test.installed
 	mypy python tests benchmarks examples/ccd_night/python
 
 unit: $(VENV)/test.installed
-	pytest -n 3 --dist worksteal tests/core tests/distribution tests/end_to_end
-# Virtual nodes and their daemons share two cores with the tests: what
-# fails once is tried once more, and the summary says so.
+# Many processes, and then virtual nodes and their daemons, share two cores with
+# the tests: what fails once is tried once more, and the summary says so.
+	pytest -n 3 --dist worksteal --reruns 1 tests/core tests/distribution tests/end_to_end
 	pytest -n 5 --dist worksteal --reruns 1 tests/cluster
 
 doc: $(VENV)/test.installed

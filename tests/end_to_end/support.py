@@ -332,8 +332,8 @@ class Sandbox:
         """Run some code in a new interpreter."""
         return self.run(sys.executable, "-c", code, *args, **keywords)
 
-    def processes(self) -> list[psutil.Process]:
-        """Return the living processes of the sandbox."""
+    def processes(self, text: str = "") -> list[psutil.Process]:
+        """Return the living processes of the sandbox that have a text in their command."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -341,6 +341,7 @@ class Sandbox:
                     process.environ().get(MARKER) == str(self.path)
                     and process.status() != psutil.STATUS_ZOMBIE
                     and process.pid != os.getpid()
+                    and text in " ".join(process.cmdline())
                 ):
                     found.append(process)
         return found

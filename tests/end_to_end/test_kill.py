@@ -157,7 +157,7 @@ def test_killed_runner(box: Sandbox) -> None:
     box.hold("held")
     driver = box.fork("restart", "--id", "run")
     wait_until(lambda: "held" in box.steps("begin"), "the job begins")
-    (runner,) = (process for process in box.processes() if "node.runner" in " ".join(process.cmdline()))
+    (runner,) = box.processes("node.runner")
     runner.kill()
     wait_until(lambda: box.steps("begin").count("held") == 2, "the job begins again", 20.0)
     box.let_go("held")
