@@ -31,8 +31,8 @@ types: $(VENV)/test.installed
 unit: $(VENV)/test.installed
 # Many processes, and then virtual nodes and their daemons, share two cores with
 # the tests: what fails once is tried once more, and the summary says so.
-	pytest -n 3 --dist worksteal --reruns 1 tests/core tests/distribution tests/end_to_end
-	pytest -n 5 --dist worksteal --reruns 1 tests/cluster
+	pytest -n 3 --dist worksteal --reruns 1 -rR tests/core tests/distribution tests/end_to_end
+	pytest -n 5 --dist worksteal --reruns 1 -rR tests/cluster
 
 doc: $(VENV)/test.installed
 	sphinx-build -W --keep-going -q -b html doc doc/_build/html
