@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lsst.ctrl.bps import BpsConfig
 
 from ..command import shell_line
+from ..configuration import get_bps_config_value
 from ..job import ParslJob, generic_job
 from ..paths import SubmitPaths
 from ..plan import Plan
@@ -68,6 +69,8 @@ class TaskMaker:
         self._config = config
         self._sites = sites
         self._paths = paths
+        # Asked once: a search of the configuration takes longer than all else here.
+        self._has_butler = bool(get_bps_config_value(config, "executionButlerDir", str, ""))
         self._warned: set[str] = set()
 
     def make(self, index: int, attempt: int, memory: int | None) -> Task:
@@ -92,7 +95,7 @@ class TaskMaker:
         template = self._plan.template(index)
         on_host = template.on_submit_host
         resources = job.get_resources()
-        spec = job_spec(job, index, attempt, allow_stage=not template.bps_own)
+        spec = job_spec(job, index, attempt, allow_stage=self._has_butler and not template.bps_own)
         site = self._sites.of_job(job)
         most = site.get_capacity()["cpus"]
         if not on_host and most is not None and spec["cpus"] > most:
