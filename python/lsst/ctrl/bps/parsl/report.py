@@ -12,13 +12,14 @@ from pathlib import Path
 
 from lsst.ctrl.bps import WmsJobReport, WmsRunReport, WmsSpecificInfo, WmsStates
 
-from .errors import RunNotFoundError
+from .errors import DamagedFileError, RunNotFoundError, StorageError
 from .liveness import Holder, living_holder
 from .paths import SubmitPaths
 from .plan import JobKind, Plan
 from .registry import find_submit_path
 from .replay import replay
 from .state import JobState, RunState
+from .usage import LabelUsage, measure, usage_lines
 
 __all__ = ["RunView", "run_report"]
 
@@ -58,6 +59,11 @@ class RunView:
         if not alive:
             state.release()
         return state
+
+    @cached_property
+    def usage(self) -> list[LabelUsage]:
+        """What the jobs of each label used."""
+        return measure(self.plan, self.paths, self.state)
 
     @property
     def shortest_id(self) -> str:
@@ -159,7 +165,9 @@ def last_lines(path: Path) -> list[str]:
     return [*causes[-1:], *last]
 
 
-def run_report(view: RunView, *, jobs: bool = False, exit_codes: bool = False) -> WmsRunReport:
+def run_report(
+    view: RunView, *, jobs: bool = False, exit_codes: bool = False, usage: bool = False
+) -> WmsRunReport:
     """Report on a run as BPS wants it.
 
     Parameters
@@ -170,6 +178,8 @@ def run_report(view: RunView, *, jobs: bool = False, exit_codes: bool = False) -
         Whether each job is reported too.
     exit_codes : `bool`, optional
         Whether the exit codes of the jobs that failed are.
+    usage : `bool`, optional
+        Whether it says what the jobs used.
 
     Returns
     -------
@@ -201,7 +211,17 @@ def run_report(view: RunView, *, jobs: bool = False, exit_codes: bool = False) -
         report.exit_code_summary = _exit_codes(view)
     if advice := view.advice:
         report.specific_info.add_message("{advice}", advice=advice)
+    if usage and (text := _usage_text(view)):
+        report.specific_info.add_message("{usage}", usage=text)
     return report
+
+
+def _usage_text(view: RunView) -> str:
+    try:
+        return "\n".join(usage_lines(view.usage))
+    except (DamagedFileError, StorageError) as exc:
+        # What the jobs came to is known all the same.
+        return f"What the jobs used is not known: {exc.message}"
 
 
 def _run_summary(by_label: dict[str, dict[WmsStates, int]]) -> str | None:

@@ -256,7 +256,7 @@ class ParslService(BaseWmsService):
         """
         if wms_workflow_id:
             view = RunView(SubmitPaths(find_submit_path(str(wms_workflow_id))))
-            return [run_report(view, exit_codes=return_exit_codes)], ""
+            return [run_report(view, exit_codes=return_exit_codes, usage=True)], ""
         reports, problems = [], []
         for entry in list_runs():
             view = RunView(SubmitPaths(entry.submit_path))

@@ -10,28 +10,23 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
-
 from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
 
+from .cancellation import cancel_dead_run
 from .configuration import get_bps_config_value, read_config, write_config
 from .environment import capture_environment, write_environment, write_environment_script
-from .errors import (
-    RunStateError,
-)
+from .errors import RunStateError
 from .files import storage_errors
-from .journal import Journal
 from .liveness import RunLock, ask_to_cancel, living_holder
-from .node.leftovers import RUN_VARIABLE, end_leftovers
 from .outcome import error_of
 from .paths import SubmitPaths
-from .pilot_records import end_pilots
 from .plan import Plan
-from .progress import ProgressDisplay, label_table
+from .progress import ProgressDisplay
 from .registry import find_submit_path, register_run
 from .replay import replay
-from .report import RunView, failure_lines
-from .state import JobState, RunState
+from .report import RunView
+from .suggestions import MARGIN, PERCENTILE, section_finder, snippet
+from .summary import Table, print_end, print_requests, status_table
 
 if TYPE_CHECKING:
     import parsl.config
@@ -41,9 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["ParslWorkflow", "get_parsl_config", "start_pipeline"]
 
 _LOG = logging.getLogger(__name__)
-
-WIDTH = 160
-"""Columns of a table that is not for a terminal."""
 
 CANCEL_SECONDS = 60.0
 """Time that a driver has to answer a request to cancel."""
@@ -88,15 +80,6 @@ def start_pipeline(config_file: str | os.PathLike[str], **kwargs: Any) -> ParslW
     _, workflow = prepare_driver(os.fspath(config_file), **kwargs)
     assert isinstance(workflow, ParslWorkflow)
     return workflow
-
-
-class Table(str):
-    """A text that shows as it is at a Python prompt."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 class ParslWorkflow(BaseWmsWorkflow):
@@ -310,7 +293,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         paths = self.paths
         holder = living_holder(paths.lock)
         if holder is None:
-            return self._cancel_dead_run()
+            return cancel_dead_run(self.name, paths)
         ask_to_cancel(paths.cancel_request, holder)
         plan = Plan(paths.plan)
         deadline = time.monotonic() + CANCEL_SECONDS
@@ -325,43 +308,22 @@ class ParslWorkflow(BaseWmsWorkflow):
             time.sleep(0.2)
         return f"The driver on {holder} was asked to cancel {self.name} and has not answered yet."
 
-    def _cancel_dead_run(self) -> str:
-        """Cancel a run that nobody drives."""
-        lock = RunLock(self.paths.lock, self.name)
-        lock.acquire()
-        try:
-            end_leftovers(RUN_VARIABLE, str(self.paths.submit_path))
-            end_pilots(self.paths.pilots)
-            state = replay(Plan(self.paths.plan), self.paths)
-            if state.finished is not None:
-                raise RunStateError(
-                    f"Run {self.name} has ended before ({state.finished}); there is nothing to cancel."
-                )
-            journal = Journal(self.paths.driver_journal, self.name)
-            now = round(time.time(), 3)
-            if recovered := state.recovered_event():
-                journal.append({"e": recovered.pop("e"), "t": now, **recovered})
-            journal.append({"e": "cancel", "t": now})
-            journal.append({"e": "finish", "t": now, "state": JobState.DELETED.name})
-            journal.close()
-        finally:
-            lock.release()
-        return f"Run {self.name} was not running; it is marked as cancelled."
-
     def _drive(self, driver: Driver, lock: RunLock, *, show: bool) -> None:
         with ExitStack() as stack:
             stack.callback(lock.release)
             if show:
                 driver.listen(stack.enter_context(ProgressDisplay(self.name)))
             state = driver.run()
-        resume = RunView(self.paths).resume_command
-        error = error_of(self.name, state, driver.error, self.paths.config, resume)
+        view = RunView(self.paths)
+        error = error_of(self.name, state, driver.error, self.paths.config, view.resume_command)
         if error is None:
             _LOG.info("Run %s: all %d jobs succeeded.", self.name, sum(state.totals().values()))
-            return
+        elif show:
+            print_end(view, state)
         if show:
-            self._show(state)
-        raise error
+            print_requests(view, state, self.config)
+        if error is not None:
+            raise error
 
     def _drive_aside(self, driver: Driver, lock: RunLock) -> None:
         try:
@@ -369,15 +331,6 @@ class ParslWorkflow(BaseWmsWorkflow):
             self._drive(driver, lock, show=False)
         except BaseException as exc:
             self._error = exc
-
-    def _show(self, state: RunState) -> None:
-        """Print what became of the jobs."""
-        console = Console(stderr=True, highlight=False, markup=False)
-        if not console.is_terminal:
-            console.width = WIDTH
-        console.print(label_table(state))
-        for line in failure_lines(RunView(self.paths)):
-            console.print(line, soft_wrap=True)
 
     # Looking.
 
@@ -389,7 +342,34 @@ class ParslWorkflow(BaseWmsWorkflow):
         table : `str`
             A table to print.
         """
-        console = Console(width=WIDTH, highlight=False)
-        with console.capture() as capture:
-            console.print(label_table(RunView(self.paths).state))
-        return Table(capture.get())
+        return status_table(RunView(self.paths).state)
+
+    def suggest_requests(self, percentile: float = PERCENTILE, margin: float = MARGIN) -> str:
+        """Suggest requests for the next run, from what the jobs of this one used.
+
+        Parameters
+        ----------
+        percentile : `float`, optional
+            Percentile of peak memory and wall time, above 0 and at most 100.
+        margin : `float`, optional
+            What a request has more than that, as a fraction: 0.25 is a
+            quarter more.
+
+        Returns
+        -------
+        yaml : `str`
+            ``requestMemory`` (MB) and ``requestWalltime`` (minutes) by label,
+            to be merged into BPS's YAML. Labels of which too few jobs were
+            measured are in a comment.
+
+        Raises
+        ------
+        DamagedFileError
+            Raised if a journal is damaged.
+        ValueError
+            Raised if there is no such percentile, or if the margin is
+            negative.
+        """
+        find = section_finder(self.config)
+        usage = RunView(self.paths).usage
+        return Table(snippet(self.name, usage, find, percentile=percentile, margin=margin))
