@@ -13,7 +13,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from lsst.ctrl.bps.parsl.node.leftovers import RUN_VARIABLE, RUNNER_VARIABLE, end_leftovers
+from lsst.ctrl.bps.parsl.node.leftovers import end_leftovers
+from lsst.ctrl.bps.parsl.node.records import RUN_VARIABLE, RUNNER_VARIABLE
 
 Start = Callable[[dict[str, str], str], "subprocess.Popen[bytes]"]
 
@@ -75,7 +76,8 @@ def test_process_may_end_by_itself(start: Start) -> None:
 def test_driver_spares_itself_and_who_started_it() -> None:
     """A restart from within a job of the run ends neither itself nor that job."""
     code = (
-        "from lsst.ctrl.bps.parsl.node.leftovers import RUN_VARIABLE, end_leftovers\n"
+        "from lsst.ctrl.bps.parsl.node.leftovers import end_leftovers\n"
+        "from lsst.ctrl.bps.parsl.node.records import RUN_VARIABLE\n"
         "print(end_leftovers(RUN_VARIABLE, '/runs/mine', 1.0))\n"
     )
     # The outer bash is the job; it would end by SIGTERM.

@@ -25,8 +25,7 @@ from lsst.ctrl.bps.parsl.driver.tasks import node_setup
 from lsst.ctrl.bps.parsl.environment import write_environment
 from lsst.ctrl.bps.parsl.journal import read_journal
 from lsst.ctrl.bps.parsl.node.client import RunnerClient, forget_clients, kill_jobs, run_job
-from lsst.ctrl.bps.parsl.node.leftovers import RUN_VARIABLE
-from lsst.ctrl.bps.parsl.node.records import expand
+from lsst.ctrl.bps.parsl.node.records import RUN_VARIABLE, expand
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 
 from .support import umask, world_writable
@@ -726,7 +725,7 @@ def test_one_runner_for_all_jobs_of_a_process(node: Node) -> None:
     """The first job starts the runner, and later ones use it; a kill goes to it."""
     parents = set()
     for _ in range(3):
-        beside(run_job, node.setup, node.spec("/bin/bash", "-c", "echo $PPID")).result(30)
+        beside(run_job, node.setup, node.spec("/bin/bash", "-c", "ps -o ppid= $PPID")).result(30)
         parents.add(node.out())
     assert len(parents) == 1
     kill_jobs(str(node.paths.submit_path), 0.0, 100)

@@ -48,6 +48,14 @@ class SiteSettings(BaseModel):
     """How many jobs of this run may run at once that have a certain
     ``concurrencyLimit`` or ``category``, by its name, as in ``{db_limit: 10}``."""
 
+    warmStart: bool = True
+    """Whether jobs that are Python scripts are forked from a process that has
+    their modules loaded, in place of importing them anew."""
+
+    enforceMemory: bool = False
+    """Whether a job that has more memory than it has asked for is ended, and
+    run again with a larger request where BPS allows that."""
+
     finalJob: FinalJobPlace = SUBMIT_HOST
     """Where the final job runs: ``submit host`` or ``workers``."""
 

@@ -7,6 +7,7 @@ of its own retries, memory of results, or debugging log.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ from ..configuration import parsl_log_level
 from ..files import make_directory
 from ..node.client import forget_clients, kill_jobs, run_job
 from ..paths import SubmitPaths
+from ..site import SiteConfig
 from .blocks import Demand
 from .functions import function_here, function_on_worker, node_package, tied_command
 from .kernel import end_kernel, marked, start_kernel
@@ -32,6 +34,8 @@ from .sites import Sites
 from .tasks import Task, node_setup
 
 __all__ = ["Backend", "Completed", "ParslBackend"]
+
+_LOG = logging.getLogger(__name__)
 
 Completed = Callable[[Task, dict[str, Any]], None]
 """What is called, in any thread, with the result of each task."""
@@ -107,6 +111,7 @@ class ParslBackend:
         self._flying: dict[int, Task] = {}
         self._declined: dict[int, float] = {}
         self._failure: Exception | None = None
+        self._notes: set[str] = set()
         self.window = 1000
 
     def start(self, completed: Completed) -> None:
@@ -150,10 +155,11 @@ class ParslBackend:
 
     def _prepare_executors(self, executors: list[ParslExecutor]) -> None:
         host = node_setup(self._paths, self._cwd, "submit host")
-        self._setups[None] = {**host, "cpus": None, "memory": None}
+        self._setups[None] = {**host, **_choices(self._sites.main), "cpus": None, "memory": None}
         monitored = {"monitored": self._monitored}
         for executor in executors:
             site = self._sites.site_of_executor(executor.label)
+            monitored |= _choices(site)
             if isinstance(executor, ThreadPoolExecutor):
                 self._here.add(executor.label)
                 setup = node_setup(self._paths, self._cwd, site.name or "")
@@ -163,9 +169,12 @@ class ParslBackend:
                     self._setups[None] = self._setups[executor.label]
                 continue
             setup = node_setup(self._paths, self._cwd, site.name or "", export=site.settings.environment)
-            setup |= {"cpus": None, "memory": None, "package": node_package(), **monitored}
+            setup |= {"package": node_package(), "shared": True, **monitored}
             kinds = {kind.__name__ for kind in type(executor).__mro__}
             setup["own_process"] = bool(kinds & _ONE_PROCESS_EACH)
+            # Work Queue and TaskVine count what the jobs of a node have.
+            here = {} if setup["own_process"] else site.get_capacity()
+            setup |= {name: here.get(name) for name in ("cpus", "memory")}
             self._setups[executor.label] = setup
             if isinstance(executor, HighThroughputExecutor):
                 self._low_first.add(executor.label)
@@ -239,6 +248,9 @@ class ParslBackend:
                 return
             del self._flying[number]
             self._declined.pop(number, None)
+        if (note := result.pop("note", None)) and note not in self._notes:
+            self._notes.add(note)
+            _LOG.warning("%s", note)
         if self._pilots is not None and "lost" not in result and task.executor is not None:
             self._pilots.heard_from(task.executor)
         self._completed(task, result)
@@ -324,6 +336,10 @@ class ParslBackend:
             client.close()
         if self._log is not None:
             self._log.close()
+
+
+def _choices(site: SiteConfig) -> dict[str, bool]:
+    return {"warm": site.settings.warmStart, "enforce": site.settings.enforceMemory}
 
 
 def _nobody(task: Task, result: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from parsl.executors import HighThroughputExecutor
 from parsl.executors.base import ParslExecutor
 
 from ..errors import NoWorkersError
-from ..node.leftovers import RUN_VARIABLE
+from ..node.records import RUN_VARIABLE
 from ..paths import SubmitPaths
 
 __all__ = ["end_kernel", "marked", "start_kernel"]

@@ -15,7 +15,8 @@ from ..environment import read_environment
 from ..errors import RunStateError
 from ..journal import Journal
 from ..liveness import RunLock
-from ..node.leftovers import RUN_VARIABLE, end_leftovers
+from ..node.leftovers import end_leftovers
+from ..node.records import RUN_VARIABLE
 from ..paths import SubmitPaths
 from ..pilot_records import end_pilots
 from ..plan import Plan

@@ -201,7 +201,7 @@ def job_spec(job: ParslJob, index: int, attempt: int, *, allow_stage: bool = Tru
     spec : `dict`
         ``j`` and ``a`` (job and attempt), ``argv`` or
         ``script``, ``env``, ``stdout``, ``stderr``, ``cpus``, ``memory``,
-        ``walltime`` (s), and perhaps ``pre`` and ``post``.
+        ``walltime`` (s), ``priority``, and perhaps ``pre`` and ``post``.
     """
     resources = job.get_resources()
     spec = {
@@ -213,6 +213,7 @@ def job_spec(job: ParslJob, index: int, attempt: int, *, allow_stage: bool = Tru
         "cpus": resources["cores"],
         "memory": resources["memory"],
         "walltime": resources["running_time_min"],
+        "priority": resources.get("priority", 0),
     }
     command, pre, post = job.command, [job.pre_command], [job.post_command]
     copy = job.butler_copy if allow_stage else None

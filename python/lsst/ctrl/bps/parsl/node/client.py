@@ -18,13 +18,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from .environment import capture_environment, load_environment
-from .leftovers import RUN_VARIABLE, RUNNER_VARIABLE, end_leftovers
-from .processes import end_with_parent
+from .leftovers import end_leftovers
+from .listener import Meeting
+from .processes import end_with_parent, parent, start_time
+from .records import RUN_VARIABLE, RUNNER_VARIABLE
 
 __all__ = ["PILOT_END", "RunnerClient", "run_job"]
 
@@ -46,7 +49,7 @@ _CLIENTS_LOCK = threading.Lock()
 
 
 class RunnerClient:
-    """A runner process and the jobs that wait for it.
+    """A connection to a runner process, and the jobs that wait for it.
 
     Parameters
     ----------
@@ -54,30 +57,69 @@ class RunnerClient:
         ``submit_path``; ``site`` (name); ``journals`` and ``environment`` (a directory and a
         file in it); ``cwd``; ``export`` (whether jobs get the environment of
         prepare, or this process's); ``cpus`` and ``memory`` (MB) that the
-        jobs here may have in total, each a number or `None`.
+        jobs here may have in total, each a number or `None`; ``warm`` and
+        ``enforce`` (see `~lsst.ctrl.bps.parsl.node.runner.Runner`);
+        ``shared`` (whether the processes of a pilot share one runner).
     """
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self._setup = setup
         self._lock = threading.Lock()
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
-        self._marks = {RUN_VARIABLE: setup["submit_path"], RUNNER_VARIABLE: secrets.token_hex(8)}
+        self._mark = ""
         self._closing = False
+        self._notes: list[str] = []
         self._exported, self._prefix = load_environment(setup["environment"], setup["site"])
-        ours, theirs = socket.socketpair()
-        self._socket = ours
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _START, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, **self._marks},
-            )
+        self.process: subprocess.Popen[bytes] | None = None
+        self._socket = self._shared() if setup.get("shared") else self._own()
         self.alive = True
         self._send({"setup": self._first_message()})
         self._reader = threading.Thread(target=self._read, name="runner-replies", daemon=True)
         self._reader.start()
+
+    def _own(self) -> socket.socket:
+        """Start a runner that ends with this process."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._start(theirs.fileno(), "connected", str(theirs.fileno()))
+        return ours
+
+    def _shared(self) -> socket.socket:
+        """Connect to the runner of this pilot, starting it where needed."""
+        keeper = self._setup.get("keeper")
+        pilot = keeper or (os.getppid(), start_time(os.getppid()))
+        meeting = Meeting(self._setup["submit_path"], self._setup["site"], *map(str, pilot))
+        try:
+            if connected := meeting.connect():
+                return connected
+            with meeting.locked():
+                # Another process may have been faster.
+                if connected := meeting.connect():
+                    return connected
+                with meeting.listen() as listening:
+                    known = dict(zip(("keeper", "since"), keeper or (), strict=False))
+                    what = {"fd": listening.fileno(), "directory": meeting.directory, **known}
+                    self._start(listening.fileno(), "listening", json.dumps(what))
+                connected = meeting.connect()
+                assert connected is not None, "the socket was just made"
+                return connected
+        except OSError:
+            # No room, or not ours: this process can do without the others.
+            return self._own()
+
+    def _start(self, fd: int, *arguments: str) -> None:
+        self._mark = secrets.token_hex(8)
+        # A worker may wait until nobody has the output of its task open.
+        output = subprocess.DEVNULL if self._setup.get("own_process") else None
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _START, *arguments],
+            pass_fds=[fd],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, RUN_VARIABLE: self._setup["submit_path"], RUNNER_VARIABLE: self._mark},
+            stdout=output,
+            stderr=output,
+        )
 
     def _first_message(self) -> dict[str, Any]:
         here = dict(os.environ)
@@ -87,14 +129,13 @@ class RunnerClient:
             environment = {**self._exported, **{name: here[name] for name in own}}
         else:
             environment = here
-        environment.update(self._marks, PWD=self._setup["cwd"])
+        environment[RUN_VARIABLE] = self._setup["submit_path"]
+        environment["PWD"] = self._setup["cwd"]
         return {
-            "journals": self._setup["journals"],
-            "cwd": self._setup["cwd"],
+            **{name: self._setup.get(name) for name in ("journals", "cwd", "warm", "enforce")},
             "environment": environment,
             "prefix": self._prefix,
-            "cpus": self._setup["cpus"],
-            "memory": self._setup["memory"],
+            **_capacity(self._setup),
         }
 
     def run(self, spec: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +150,8 @@ class RunnerClient:
         -------
         result : `dict`
             ``exit``, ``start``, ``end``, ``memory`` (MB), ``cpu`` (s), or
-            ``lost`` with the reason why nothing is known.
+            ``lost`` with the reason why nothing is known; and perhaps
+            ``note``, a sentence about this node.
         """
         key = f"{spec['j']}.{spec['a']}"
         future: Future[dict[str, Any]] = Future()
@@ -121,7 +163,12 @@ class RunnerClient:
             self._send({**spec, "key": key})
         except OSError:
             self._fail("the runner process has ended")
-        return future.result()
+        result = future.result()
+        with self._lock:
+            if self._notes:
+                result["note"] = " ".join(self._notes)
+                self._notes.clear()
+        return result
 
     def kill(self, grace: float, upto: int) -> None:
         """End jobs, and refuse those of them that are still to come.
@@ -151,11 +198,12 @@ class RunnerClient:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # The process was gone before.
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process is not None:
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
         self._reader.join()
         self._socket.close()
 
@@ -171,16 +219,24 @@ class RunnerClient:
                 *lines, buffer = (buffer + data).split(b"\n")
                 for line in lines:
                     reply = json.loads(line)
-                    self._waiting.pop(reply.pop("key")).set_result(reply)
+                    if "mark" in reply:
+                        self._mark = reply["mark"]
+                    elif "note" in reply:
+                        with self._lock:
+                            self._notes.append(reply["note"])
+                    else:
+                        self._waiting.pop(reply.pop("key")).set_result(reply)
         except OSError:
             pass  # As good as the end of the stream.
         if not self._closing:
             try:
-                self.process.wait(1.0)
+                if self.process is not None:
+                    self.process.wait(1.0)
             except subprocess.TimeoutExpired:
                 pass  # It ends its jobs first.
-            # Its jobs may be alive, and must not be when they are run again.
-            end_leftovers(RUNNER_VARIABLE, self._marks[RUNNER_VARIABLE], timeout=2.0)
+            if self._mark:
+                # Its jobs may be alive, and must not be when they are run again.
+                end_leftovers(RUNNER_VARIABLE, self._mark, timeout=2.0)
         self._fail("the runner process ended")
 
     def _fail(self, why: str) -> None:
@@ -277,6 +333,7 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
         to know (``monitored`` in the setup).
     """
     if setup.get("own_process"):
+        setup = {**setup, "keeper": _keeper()}
         end_with_parent()
         if os.getpgrp() != os.getpid():
             # The worker ends the group of a process that it has started, and
@@ -293,6 +350,47 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
         # not be loaded where this arrives.
         raise RuntimeError(f"exit code {result['exit']}; its output: {spec['stderr']}", result)
     return result
+
+
+def _capacity(setup: dict[str, Any]) -> dict[str, float | None]:
+    """Return what the jobs here may have: what the site says, or Slurm has granted."""
+    capacity = {name: setup.get(name) for name in ("cpus", "memory")}
+    if setup.get("shared") and capacity["memory"] is None:
+        capacity["memory"] = _slurm_memory(os.environ)
+    return capacity
+
+
+def _slurm_memory(environ: Mapping[str, str]) -> float | None:
+    """Return the memory (MB) that Slurm has granted on this node.
+
+    The variables are those that Slurm sets in a job; 0 is all there is.
+    """
+    try:
+        if node := environ.get("SLURM_MEM_PER_NODE"):
+            return float(node) or None
+        return float(environ["SLURM_MEM_PER_CPU"]) * float(environ["SLURM_CPUS_ON_NODE"]) or None
+    except (KeyError, ValueError):
+        return None
+
+
+def _keeper() -> tuple[int, int | None]:
+    """Return the process that has started this one's group, and when it began.
+
+    Work Queue's worker has each task in a process group; it lasts as long as
+    its pilot.
+    """
+    own = os.getpgrp()
+    pid = os.getppid()
+    while pid > 1 and _group(pid) == own:
+        pid = parent(pid)
+    return pid, start_time(pid)
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _time_left() -> float | None:

@@ -8,13 +8,7 @@ from collections.abc import Callable
 
 import psutil
 
-__all__ = ["RUNNER_VARIABLE", "RUN_VARIABLE", "end_leftovers"]
-
-RUN_VARIABLE = "BPS_PARSL_SUBMIT_PATH"
-"""Environment variable of every process of a run: its submit directory."""
-
-RUNNER_VARIABLE = "BPS_PARSL_RUNNER"
-"""Environment variable of a runner process and its jobs."""
+__all__ = ["end_leftovers"]
 
 
 def end_leftovers(variable: str, value: str, timeout: float = 20.0) -> int:

@@ -6,10 +6,22 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+from collections.abc import Mapping
 
-__all__ = ["end_with_parent", "find_program", "make_directory", "script_descriptor", "signal_group"]
+__all__ = [
+    "become_subreaper",
+    "end",
+    "end_with_parent",
+    "find_program",
+    "make_directory",
+    "parent",
+    "script_descriptor",
+    "signal_group",
+    "start_time",
+]
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def make_directory(path: str) -> None:
@@ -28,9 +40,27 @@ def make_directory(path: str) -> None:
 
 def end_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends."""
-    import ctypes  # Only few processes need it.
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+def become_subreaper() -> None:
+    """Ask the kernel for the orphans among this process's descendants."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    # Only few processes need it. One that has it already gives it to its forks.
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(option, value)
+
+
+def end(pid: int) -> None:
+    """End a process of ours at once, if it has not ended."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # It has ended, or become another user's.
 
 
 def signal_group(pid: int, number: int) -> None:
@@ -41,7 +71,7 @@ def signal_group(pid: int, number: int) -> None:
         pass  # Nobody of that group is left, or it became another user's.
 
 
-def find_program(name: str, environ: dict[str, str]) -> str:
+def find_program(name: str, environ: Mapping[str, str]) -> str:
     """Look a command up on the job's PATH, as its shell would."""
     if "/" in name:
         return name
@@ -61,3 +91,46 @@ def script_descriptor(code: str) -> int:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
     finally:
         os.close(fd)
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process began, in the kernel's ticks since the boot.
+
+    Parameters
+    ----------
+    pid : `int`
+        The process.
+
+    Returns
+    -------
+    ticks : `int` or `None`
+        The time; `None` where there is no such process.
+    """
+    state, *fields = _status(pid)
+    return None if state in (b"", b"Z") else int(fields[18])
+
+
+def parent(pid: int) -> int:
+    """Return the parent of a process.
+
+    Parameters
+    ----------
+    pid : `int`
+        The process.
+
+    Returns
+    -------
+    parent : `int`
+        Its number; 1 where the process has ended.
+    """
+    state, *fields = _status(pid)
+    return int(fields[0]) if state else 1
+
+
+def _status(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            # The name of the program, in parentheses, may have blanks.
+            return stream.read().rpartition(b")")[2].split()
+    except OSError:
+        return [b""]

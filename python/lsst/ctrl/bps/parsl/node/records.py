@@ -17,7 +17,11 @@ from typing import Any
 __all__ = [
     "ATTEMPT_VARIABLE",
     "CANNOT_EXECUTE",
+    "LEVEL",
+    "MOST_BYTES",
     "NOT_FOUND",
+    "RUNNER_VARIABLE",
+    "RUN_VARIABLE",
     "encode_line",
     "expand",
     "open_journal",
@@ -32,6 +36,18 @@ NOT_FOUND = 127
 
 ATTEMPT_VARIABLE = "BPS_PARSL_ATTEMPT"
 """Environment variable that tells a job the number of its attempt, from 1."""
+
+RUN_VARIABLE = "BPS_PARSL_SUBMIT_PATH"
+"""Environment variable of every process of a run: its submit directory."""
+
+RUNNER_VARIABLE = "BPS_PARSL_RUNNER"
+"""Environment variable of a runner process and its jobs."""
+
+LEVEL = "BPS_PARSL_SHLVL"
+"""Environment variable with bash's level before it became a fork server."""
+
+MOST_BYTES = 1 << 17
+"""Size of the largest request to a fork server."""
 
 _LONGEST_LINE = 1 << 16
 

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A process that asks a runner for jobs; standard library only."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from .records import ATTEMPT_VARIABLE, expand
+
+__all__ = ["Connection"]
+
+THREADS = "OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS".split()
+"""What libraries read to know how many threads to start. Without it, they start
+one for each core of the node, whatever the job has asked for. HTCondor sets
+the same (``STARTER_NUM_THREADS_ENV_VARS``)."""
+
+
+class Connection:
+    """Requests from one process, and replies to it.
+
+    Parameters
+    ----------
+    connected : `socket.socket`
+        The connection. Both ways, a line is a message in JSON.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._buffer = b""
+        self._replies: list[dict[str, Any]] = []
+        self.setup: dict[str, Any] = {}
+        self.refused = 0
+        self.open = True
+
+    def fileno(self) -> int:
+        """Return the file descriptor, for selectors."""
+        return self._socket.fileno()
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """Return the messages that are there; `None` at the end."""
+        try:
+            data = self._socket.recv(1 << 18)
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def reply(self, message: dict[str, Any]) -> None:
+        """Have a message sent with the next `flush`."""
+        self._replies.append(message)
+
+    def flush(self, more: dict[str, Any]) -> bool:
+        """Send what there is to send.
+
+        Parameters
+        ----------
+        more : `dict`
+            What each message is to have besides.
+
+        Returns
+        -------
+        good : `bool`
+            `False` where nobody is there any more.
+        """
+        replies, self._replies = self._replies, []
+        if not replies or not self.open:
+            return True
+        data = b"".join(json.dumps({**reply, **more}).encode() + b"\n" for reply in replies)
+        try:
+            self._socket.sendall(data)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the connection."""
+        self.open = False
+        self._socket.close()
+
+    def environment(self, spec: dict[str, Any]) -> dict[str, str]:
+        """Return the environment of a job.
+
+        Parameters
+        ----------
+        spec : `dict`
+            The job.
+
+        Returns
+        -------
+        environ : `dict` [`str`, `str`]
+            Its variables.
+        """
+        environ: dict[str, str] = {**self.setup["environment"], ATTEMPT_VARIABLE: str(spec["a"])}
+        for name, value in spec["env"].items():
+            environ[name] = expand(value, environ)
+        for name in THREADS:
+            environ.setdefault(name, str(spec["cpus"]))
+        return environ

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Process that has the modules of Python jobs loaded, and forks the jobs.
+
+It is an interpreter of the jobs' own, started in the jobs' environment (see
+`~lsst.ctrl.bps.parsl.node.warm`), and uses the standard library only. It has
+one thread, and imports what jobs were seen to import.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any, NamedTuple, NoReturn
+
+from .main_script import forget_the_past, run_script
+from .preload import Lesson, Preloader, shadowed
+from .processes import become_subreaper
+from .records import LEVEL, MOST_BYTES
+from .supervisor import supervise
+
+__all__ = ["main"]
+
+_LONGEST_LESSON = 1 << 20
+
+
+class Job(NamedTuple):
+    """A job that this process, a forked child, is to become."""
+
+    message: dict[str, Any]
+    lesson: Lesson
+
+
+class ForkServer:
+    """Takes requests, forks, and learns.
+
+    Parameters
+    ----------
+    requests : `socket.socket`
+        Socket of whole messages, whose other end the runner has. The first
+        message has ``modules``, ``excluded`` and ``careful`` (see
+        `Preloader`), and ``hidden``: the variables that the jobs do not have.
+    """
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._requests = requests
+        first = json.loads(requests.recv(MOST_BYTES))
+        # Read at once: nothing here is to be taken for the prefix's.
+        self._said = [os.pread(fd, os.fstat(fd).st_size, 0) for fd in (1, 2)]
+        self._learned, self._teach = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._teach.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST_LESSON)
+        self._teach.setblocking(False)
+        self._wake, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._scripts: set[str] = set()
+        if level := os.environ.pop(LEVEL, None):
+            os.environ["SHLVL"] = level
+        self._hidden: list[str] = first["hidden"]
+        self._preloader = Preloader(first["modules"], first["excluded"], careful=first["careful"])
+        environ = {name: value for name, value in os.environ.items() if name not in self._hidden}
+        self._say({"ready": environ, "executable": sys.executable})
+        gc.disable()
+
+    def serve(self) -> Job:
+        """Serve until the runner goes away.
+
+        Returns
+        -------
+        job : `Job`
+            In a forked child, what it is to become.
+        """
+        poll = select.poll()
+        for fd in (self._requests.fileno(), self._learned.fileno(), self._wake):
+            poll.register(fd, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll(0 if self._preloader else None)}
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+                self._reap()
+            if self._requests.fileno() in ready:
+                if job := self._take():
+                    return job
+            elif self._learned.fileno() in ready:
+                self._preloader.add(json.loads(self._learned.recv(_LONGEST_LESSON)))
+            elif self._preloader:
+                self._load()
+
+    def _load(self) -> None:
+        if trouble := self._preloader.load():
+            self._say({"trouble": trouble})
+            os._exit(0)
+        gc.collect()
+        gc.freeze()  # A collection in a child must not touch every page.
+
+    def _take(self) -> Job | None:
+        """Take a request; return the job in the process that is to be it."""
+        data, fds, _, _ = socket.recv_fds(self._requests, MOST_BYTES, 3)
+        if not data:
+            os._exit(0)
+        message = json.loads(data)
+        script, control = message["script"], fds[2]
+        job = None
+        if name := shadowed(os.path.dirname(os.path.realpath(script))):
+            why = {"cold": f"beside {script} is a module {name}, which is another one here"}
+            os.write(control, json.dumps(why).encode() + b"\n")
+        else:
+            lesson = Lesson()
+            job = self._fork(message, fds, lesson)
+            if job is None:
+                lesson.close()
+        if job is None:
+            for fd in fds:
+                os.close(fd)
+            if script not in self._scripts:
+                self._scripts.add(script)
+                self._preloader.add_script(script)
+        return job
+
+    def _fork(self, message: dict[str, Any], fds: list[int], lesson: Lesson) -> Job | None:
+        if os.fork():
+            return None
+        # Here is the supervisor, and with the next fork the job. It must have
+        # been made before the supervisor closes and ignores things.
+        become_subreaper()
+        if pid := os.fork():
+            self._supervise(pid, message, fds[2], lesson)
+        os.setpgid(0, 0)
+        self._become(message, fds)
+        return Job(message, lesson)
+
+    def _supervise(self, pid: int, message: dict[str, Any], control: int, lesson: Lesson) -> NoReturn:
+        teach = self._teach.fileno()
+
+        def begin() -> int:
+            try:
+                os.setpgid(pid, pid)
+            except (ProcessLookupError, PermissionError):
+                pass  # It has done so itself.
+            return pid
+
+        def tell() -> None:
+            if text := lesson.read():
+                try:
+                    os.write(teach, text)
+                except OSError:
+                    pass  # The next one of its kind tells the same.
+
+        supervise(control, begin, message.get("limit"), keep=teach, afterwards=tell)
+
+    def _become(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Have the signals, files and variables of a fresh process."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for fd, number in ((null, 0), (fds[0], 1), (fds[1], 2)):
+            os.dup2(fd, number)
+        for sock in (self._requests, self._learned, self._teach):
+            sock.close()
+        for fd in (self._wake, self._alarm, null, *fds):
+            os.close(fd)
+        for name in (*self._hidden, *message["unset"]):
+            os.environ.pop(name, None)
+        os.environ.update(message["env"])
+        for number, text in zip((1, 2), self._said, strict=True):
+            # What the command prefix writes is in the log of each job.
+            if text:
+                os.write(number, text)
+
+    def _reap(self) -> None:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+
+    def _say(self, message: dict[str, Any]) -> None:
+        try:
+            self._requests.send(json.dumps(message).encode())
+        except OSError:
+            os._exit(1)  # The runner is gone.
+
+
+def main() -> None:
+    """Serve on the socket whose file descriptor is the last argument."""
+    with socket.socket(fileno=int(sys.argv[-1])) as requests:
+        message, lesson = ForkServer(requests).serve()
+    forget_the_past()
+    run_script(message["interpreter"], message["script"], message["arguments"], lesson.write)

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A job that a runner has begun, and its supervisor; standard library only."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from .connection import Connection
+from .memory import children, descendants
+from .processes import end, find_program, make_directory, script_descriptor, signal_group
+from .records import CANNOT_EXECUTE, NOT_FOUND, expand, variables
+from .script import bash_code
+from .supervisor import KILL, TERMINATE, supervise
+from .warm import ForkServerProcess
+
+__all__ = ["Job", "Logs"]
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_SCRIPT_FD = 3
+
+
+class Logs:
+    """Opens the log files of jobs, and makes their directories."""
+
+    def __init__(self) -> None:
+        self._directories: set[str] = set()
+
+    def open(self, path: str) -> int:
+        """Open a log file to write at its end.
+
+        Parameters
+        ----------
+        path : `str`
+            The file.
+
+        Returns
+        -------
+        fd : `int`
+            Its file descriptor.
+        """
+        directory = os.path.dirname(path)
+        if directory not in self._directories:
+            make_directory(directory)
+            self._directories.add(directory)
+        return os.open(path, _APPEND, 0o644)
+
+    def say(self, path: str, sentence: str) -> None:
+        """Write a sentence of the runner's own into a log file.
+
+        Parameters
+        ----------
+        path : `str`
+            The file.
+        sentence : `str`
+            What to write.
+        """
+        fd = self.open(path)
+        try:
+            os.write(fd, f"{sentence}\n".encode("utf-8", "replace"))
+        finally:
+            os.close(fd)
+
+
+class Job:
+    """A job that has been taken from those that wait.
+
+    Parameters
+    ----------
+    spec : `dict`
+        The job; see `~lsst.ctrl.bps.parsl.driver.tasks.job_spec`.
+    owner : `Connection`
+        Who asked for it.
+    logs : `Logs`
+        Opens its log files.
+    """
+
+    def __init__(self, spec: dict[str, Any], owner: Connection, logs: Logs) -> None:
+        self.spec = spec
+        self.owner = owner
+        self._logs = logs
+        self._buffer = b""
+        self._control: socket.socket | None = None
+        self.environ = owner.environment(spec)
+        self.code = bash_code(spec, owner.setup["prefix"])
+        self.argv = [expand(word, self.environ) for word in spec.get("argv", ())]
+        self.server: ForkServerProcess | None = None
+        self.asked = time.monotonic()
+        self.deadline = math.inf
+        self.supervisor = 0
+        self.leader: int | None = None
+        self.doomed = self.overdue = False
+        self._headed = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the command alone is to be run: no code of bash's, but for
+        the command prefix.
+        """
+        return not (self.spec.get("script") or self.spec.get("pre") or self.spec.get("post"))
+
+    def begin_warm(self, server: ForkServerProcess) -> bool:
+        """Ask a fork server for the job.
+
+        Parameters
+        ----------
+        server : `ForkServerProcess`
+            The server, which is ready.
+
+        Returns
+        -------
+        asked : `bool`
+            `False` where it is not for that server.
+        """
+        ours, theirs = socket.socketpair()
+        fds: list[int] = []
+        with theirs:
+            try:
+                fds += self._open_logs()
+                if not server.request(self.spec, self.argv, self.environ, [*fds, theirs.fileno()]):
+                    ours.close()
+                    return False
+            finally:
+                for fd in fds:
+                    os.close(fd)
+        self.server, self._control = server, ours
+        return True
+
+    def begin_cold(self) -> None:
+        """Start the job as a new program, with a supervisor that is forked.
+
+        Raises
+        ------
+        OSError
+            Raised if there is no such program, or no log can be written.
+        """
+        out, err = self._open_logs()
+        script = -1
+        argv = self.argv
+        try:
+            if self.code is not None:
+                script = script_descriptor(self.code)
+                argv = ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}", *argv]
+            program = find_program(argv[0], self.environ)
+            self.server = None
+            self._control = self._fork(_spawner(program, argv, self.environ, out, err, script))
+        finally:
+            for fd in (out, err, script):
+                if fd >= 0:
+                    os.close(fd)
+
+    def _open_logs(self) -> tuple[int, int]:
+        out = self._logs.open(self.spec["stdout"])
+        try:
+            err = self._logs.open(self.spec["stderr"])
+        except OSError:
+            os.close(out)
+            raise
+        if self.spec["a"] > 1 and not self._headed:
+            os.write(err, f"---- attempt {self.spec['a']} ----\n".encode())
+        self._headed = True
+        return out, err
+
+    def _fork(self, begin: Callable[[], int]) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        self.supervisor = os.fork()
+        if self.supervisor == 0:
+            supervise(theirs.detach(), begin, self.spec.get("limit"))
+        theirs.close()
+        return ours
+
+    def fileno(self) -> int:
+        """Return the file descriptor of the supervisor's socket."""
+        assert self._control is not None
+        return self._control.fileno()
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """Return what the supervisor says; `None` at the end."""
+        assert self._control is not None
+        try:
+            data = self._control.recv(1 << 16)
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """Let go of the supervisor."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def terminate(self) -> None:
+        """Ask the job to end."""
+        self._tell(TERMINATE)
+
+    def kill(self) -> None:
+        """End the job."""
+        self._tell(KILL)
+
+    def _tell(self, what: bytes) -> None:
+        if self._control is not None:
+            try:
+                self._control.send(what)
+            except OSError:
+                pass  # Its end is about to be read.
+
+    def end_orphan(self, known: Collection[int]) -> None:
+        """End a job whose supervisor is gone.
+
+        Parameters
+        ----------
+        known : `~collections.abc.Collection` [`int`]
+            The children of this process that are none of the job's.
+        """
+        orphans = [pid for pid in children(os.getpid()) if pid not in known]
+        for pid in orphans if self.leader is None else {self.leader, *orphans}:
+            signal_group(pid, signal.SIGKILL)
+            for below in descendants(pid):
+                end(below)
+            end(pid)
+
+    def cannot_start(self, exc: OSError | ValueError) -> dict[str, Any]:
+        """Say that it cannot be started, also in its log.
+
+        Parameters
+        ----------
+        exc : `OSError` or `ValueError`
+            Why.
+
+        Returns
+        -------
+        result : `dict`
+            The result of the job. Where the node has no room for one more
+            process, it is lost, and none of the job's making.
+        """
+        if getattr(exc, "errno", None) in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+            return {"lost": f"it could not be started: {exc}"}
+        code = NOT_FOUND if isinstance(exc, FileNotFoundError) else CANNOT_EXECUTE
+        what = getattr(exc, "filename", None) or (self.argv or ["bash"])[0]
+        why = f"cannot start {what!r}: {getattr(exc, 'strerror', None) or exc}"
+        for variable in variables(str(self.spec.get("argv", [""])[0])):
+            if variable not in self.owner.setup["environment"]:
+                why += f" (the environment variable {variable} is not set)"
+        try:
+            self._logs.say(self.spec["stderr"], why)
+        except (OSError, ValueError) as second:
+            why += f"; nor write its log: {second}"
+        now = round(time.time(), 3)
+        return {"exit": code, "start": now, "end": now, "memory": 0, "cpu": 0.0, "why": why}
+
+
+def _spawner(
+    program: str, argv: list[str], environ: dict[str, str], out: int, err: int, script: int
+) -> Callable[[], int]:
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, out, 1),
+        (os.POSIX_SPAWN_DUP2, err, 2),
+    ]
+    if script >= 0:
+        actions.append((os.POSIX_SPAWN_DUP2, script, _SCRIPT_FD))
+
+    def spawn() -> int:
+        return os.posix_spawn(
+            program,
+            argv,
+            environ,
+            file_actions=actions,
+            setpgroup=0,
+            setsigdef=[signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ],
+        )
+
+    return spawn

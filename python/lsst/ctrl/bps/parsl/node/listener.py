@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where the workers of a node find their runner; standard library only.
+
+It is a socket in a directory that only the user can open, and the kernel says
+of each end whose process it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import socket
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .processes import start_time
+
+__all__ = ["Listener", "Meeting", "peer_is_ours"]
+
+BASE = "/tmp"
+"""Where the directories are: on each node, and short enough for a socket."""
+
+FIRST = 60.0
+"""Seconds for which a runner waits for the first process."""
+
+
+class Meeting:
+    """The directory where processes of one pilot meet.
+
+    Parameters
+    ----------
+    parts : `str`
+        What tells it from others: the run, its site and the pilot.
+    base : `str`, optional
+        The directory of these directories.
+    """
+
+    def __init__(self, *parts: str, base: str = BASE) -> None:
+        name = hashlib.blake2b(
+            "\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=12
+        ).hexdigest()
+        self.directory = f"{base}/bps-parsl-{os.getuid()}-{name}"
+        self.path = f"{self.directory}/socket"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the directory, made where it is not there, for oneself.
+
+        Raises
+        ------
+        PermissionError
+            Raised if it is not a directory of this user's alone.
+        """
+        while True:
+            try:
+                os.mkdir(self.directory, 0o700)
+            except FileExistsError:
+                pass
+            try:
+                fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # A runner that ended has just removed it.
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if _same(fd, self.directory):
+                    _check(fd, self.directory)
+                    yield
+                    return
+            finally:
+                os.close(fd)
+
+    def connect(self) -> socket.socket | None:
+        """Connect to the runner; `None` where there is none.
+
+        Raises
+        ------
+        PermissionError
+            Raised if whoever is there is another user.
+        """
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connected.connect(self.path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            connected.close()
+            return None
+        if not peer_is_ours(connected):
+            connected.close()
+            raise PermissionError(f"{self.path} belongs to another user's process")
+        return connected
+
+    def listen(self) -> socket.socket:
+        """Make the socket; the directory is locked.
+
+        Returns
+        -------
+        listening : `socket.socket`
+            The socket.
+        """
+        try:
+            os.unlink(self.path)  # Of a runner that was killed.
+        except FileNotFoundError:
+            pass
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(self.path)
+        listening.listen(128)
+        return listening
+
+
+class Listener:
+    """The runner's end of a meeting.
+
+    Parameters
+    ----------
+    fd : `int`
+        File descriptor of the listening socket.
+    directory : `str`
+        Its directory, which is removed in the end.
+    keeper : `int`, optional
+        Process that the runner waits for; by default, it ends as soon as no
+        process is connected.
+    since : `int`, optional
+        When that process began, as the kernel counts.
+    """
+
+    interval = 1.0
+    """Seconds between two looks at who is there."""
+
+    def __init__(self, fd: int, directory: str, keeper: int | None = None, since: int | None = None) -> None:
+        self._socket: socket.socket | None = socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+        self._socket.set_inheritable(False)
+        self._fd = fd
+        self._directory = directory
+        self._keeper, self._since = keeper, since
+        self._until: float | None = time.monotonic() + FIRST
+        self._stopped = False
+
+    def fileno(self) -> int:
+        """Return the file descriptor, for selectors."""
+        return self._fd
+
+    def accept(self) -> Iterator[socket.socket]:
+        """Iterate over the processes of this user that have connected."""
+        while self._socket is not None:
+            try:
+                connected, _ = self._socket.accept()
+            except OSError:
+                return
+            if not peer_is_ours(connected):
+                connected.close()
+                continue
+            connected.setblocking(True)
+            self._until = None
+            yield connected
+
+    def wanted(self) -> bool:
+        """Tell whether somebody may still connect."""
+        if self._stopped:
+            return False
+        if self._keeper is not None:
+            return start_time(self._keeper) == self._since
+        return self._until is not None and time.monotonic() < self._until
+
+    def stop(self) -> None:
+        """Be found no more; who has connected can still be accepted."""
+        if self._stopped:
+            return  # What is there now is the next runner's.
+        self._stopped = True
+        try:
+            os.unlink(f"{self._directory}/socket")
+        except FileNotFoundError:
+            pass
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        try:
+            os.rmdir(self._directory)
+        except OSError:
+            pass  # The next runner is there already.
+
+
+def peer_is_ours(connected: socket.socket) -> bool:
+    """Tell whether the other end of a socket is a process of this user.
+
+    Parameters
+    ----------
+    connected : `socket.socket`
+        A connected Unix socket.
+
+    Returns
+    -------
+    ours : `bool`
+        What the kernel says of it.
+    """
+    form = struct.Struct("3i")
+    _, user, _ = form.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
+    return bool(user == os.getuid())
+
+
+def _same(fd: int, path: str) -> bool:
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(fd))
+
+
+def _check(fd: int, path: str) -> None:
+    found = os.fstat(fd)
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(f"{path} is not a directory that only you can open")

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a fork server imports ahead of its jobs; standard library only.
+
+An import is allowed to define things, and no more: a module that writes, logs,
+or leaves a thread or an open file behind when it is imported would do so in a
+fresh process of each job, and so is left to the jobs.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import mmap
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from typing import Any
+
+from .middleware import warm_middleware
+
+__all__ = ["Lesson", "Preloader", "shadowed"]
+
+_LONGEST_LESSON = 1 << 20
+_HARMLESS = ("/dev/null", "/dev/urandom", "/dev/random")
+
+
+class Lesson:
+    """What a job has imported, in memory that it shares with its supervisor."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _LONGEST_LESSON)
+        self._known = set(sys.modules)
+
+    def write(self) -> None:
+        """Note which modules are new; called in the job, at its end."""
+        new = []
+        for name, module in list(sys.modules.items()):
+            spec = getattr(module, "__spec__", None)
+            if name not in self._known and spec is not None and spec.name == name and spec.origin:
+                new.append([name, spec.origin])
+        text = json.dumps(new).encode("utf-8", "surrogateescape") if new else b""
+        if len(text) < _LONGEST_LESSON - 4:
+            self._memory[4 : 4 + len(text)] = text
+            self._memory[:4] = len(text).to_bytes(4, "little")
+
+    def read(self) -> bytes:
+        """Return what was noted, as JSON; nothing where nothing is new."""
+        return self._memory[4 : 4 + int.from_bytes(self._memory[:4], "little")]
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._memory.close()
+
+
+class Preloader:
+    """Imports modules, and watches what they do.
+
+    Parameters
+    ----------
+    modules : `~collections.abc.Sequence` [`tuple` [`str`, `str`]]
+        What to begin with; as for `add`.
+    excluded : `~collections.abc.Sequence` [`str`]
+        Modules that must not be imported.
+    careful : `bool`
+        Whether to look before each import that another one makes, to find the
+        module that does more than it should.
+    """
+
+    def __init__(
+        self, modules: Sequence[tuple[str, str | None]], excluded: Sequence[str], *, careful: bool
+    ) -> None:
+        self._excluded = frozenset(excluded)
+        self._careful = careful
+        self._todo: dict[str, str | None] = {}
+        self._done: dict[str, str | None] = {}
+        self._latest = ""
+        self._blame: tuple[str, str] | None = None
+        self._talked = False
+        self._missed: set[str] = set()
+        self._files = _open_files()
+        self._sizes = _sizes()
+        self._threads = 1
+        self.add(modules)
+
+    def __bool__(self) -> bool:
+        return bool(self._todo)
+
+    def add(self, modules: Sequence[tuple[str, str | None]]) -> None:
+        """Take modules that a job has imported.
+
+        Parameters
+        ----------
+        modules : `~collections.abc.Sequence` [`tuple` [`str`, `str`]]
+            The name of each and its file, in the order of their imports.
+        """
+        for name, origin in modules:
+            if name not in sys.modules and name not in self._done:
+                self._todo[name] = origin
+
+    def add_script(self, path: str) -> None:
+        """Take the modules that a script imports first of all.
+
+        Parameters
+        ----------
+        path : `str`
+            The script.
+        """
+        try:
+            with open(path, "rb") as stream:
+                tree = ast.parse(stream.read())
+        except (OSError, SyntaxError, ValueError):
+            return  # The job says it better.
+        for node in tree.body:
+            if isinstance(node, ast.Import):
+                self.add([(alias.name, None) for alias in node.names])
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                self.add([(node.module, None)])
+
+    def load(self) -> dict[str, Any] | None:
+        """Import all that there is to import.
+
+        Returns
+        -------
+        trouble : `dict` or `None`
+            What was wrong, where this process must not fork any more:
+            ``why``; ``excluded``, the modules to leave out the next time, or
+            none where the next process must look more carefully; ``modules``,
+            what it is to begin with.
+        """
+        todo, self._todo = self._todo, {}
+        self._done |= todo
+        with self._watching():
+            for name, origin in todo.items():
+                self._import(name, origin)
+            warm_middleware()
+        degraded = sorted(self._missed.intersection(sys.modules))
+        why = self._complaint()
+        if self._blame is not None:
+            name, why = self._blame
+            trouble = {"excluded": [name, *degraded], "why": f"{name} {why}"}
+        elif degraded:
+            trouble = {"excluded": degraded, "why": f"{degraded[0]} does without what it imports"}
+        elif why:
+            trouble = {"excluded": [], "why": f"a module {why}"}
+        else:
+            return None
+        return {**trouble, "modules": list(self._done.items())}
+
+    def _import(self, name: str, origin: str | None) -> None:
+        if name in sys.modules or name in self._excluded:
+            return
+        try:
+            spec = find_spec(name)
+            if spec is not None and spec.origin is not None and origin in (None, spec.origin):
+                import_module(name)
+        except Exception:
+            # It cannot be imported without what its job did before; then the
+            # job imports it, and says what is wrong with it, if anything is.
+            pass
+
+    def _complaint(self) -> str | None:
+        """Say what the imports did that they should not do."""
+        if self._talked:
+            return "logs when it is imported"
+        if _sizes() != self._sizes:
+            return "writes when it is imported"
+        threads = _thread_count()
+        if threads > 1 and threads != self._threads:
+            # Some libraries end their threads for a fork, and make new ones.
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+            if _thread_count() > 1:
+                return "leaves a thread running"
+        self._threads = threads
+        if _open_files() - self._files:
+            return "leaves a file open"
+        return None
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        original = logging.Logger.isEnabledFor
+
+        def is_enabled(logger: logging.Logger, level: int) -> bool:
+            self._talked = self._talked or level >= logging.INFO
+            return original(logger, level)
+
+        logging.Logger.isEnabledFor = is_enabled  # type: ignore[assignment,method-assign]
+        sys.meta_path.insert(0, self)
+        try:
+            yield
+            self._look("")
+        finally:
+            sys.meta_path.remove(self)
+            logging.Logger.isEnabledFor = original  # type: ignore[method-assign]
+
+    def _look(self, name: str) -> None:
+        """Find out whether the latest import has done more than it should."""
+        if self._careful and self._blame is None:
+            if self._latest and (why := self._complaint()):
+                self._blame = (self._latest, why)
+            self._latest = name
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        """Look, and refuse modules that must not be imported (for `sys.meta_path`)."""
+        self._look(name)
+        if name in self._excluded:
+            # Whoever can do without it would be another one than in a job.
+            self._missed.add(_importer())
+            raise ModuleNotFoundError(f"{name} is not loaded ahead", name=name)
+        return None
+
+
+def shadowed(directory: str) -> str | None:
+    """Return a module that a script would find in its own directory first.
+
+    Parameters
+    ----------
+    directory : `str`
+        Directory of the script.
+
+    Returns
+    -------
+    name : `str` or `None`
+        Name of a module that is loaded here from elsewhere.
+    """
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:
+        return None
+    for entry in entries:
+        name, _, suffix = entry.name.partition(".")
+        module = sys.modules.get(name)
+        if module is None or getattr(getattr(module, "__spec__", None), "origin", None) in (
+            "built-in",
+            "frozen",
+        ):
+            continue
+        if suffix.endswith(("py", "pyc", "so")) or os.path.exists(os.path.join(entry.path, "__init__.py")):
+            return name
+    return None
+
+
+def _importer() -> str:
+    """Return the name of the module whose code imports something now."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith("importlib") and name != __name__:
+            return str(name)
+        frame = frame.f_back
+    return ""
+
+
+def _sizes() -> list[int]:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return [os.fstat(fd).st_size for fd in (1, 2)]
+
+
+def _thread_count() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _open_files() -> set[str]:
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue  # That of this listing itself.
+        if target not in _HARMLESS:
+            found.add(target)
+    return found

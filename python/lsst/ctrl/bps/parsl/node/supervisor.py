@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Process between the runner and one job: waits for it, measures it, and ends
+with it all that it has started.
+
+The kernel gives it the orphans among the job's descendants, whatever session
+or group they have made for themselves: so it has them all, and what they used
+in all. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from .memory import descendants, resident
+from .processes import become_subreaper, end, signal_group
+
+__all__ = ["KILL", "TERMINATE", "supervise"]
+
+TERMINATE = b"T"
+"""What the runner says to have a job end (SIGTERM)."""
+
+KILL = b"K"
+"""What it says to end it at once (SIGKILL)."""
+
+_FIRST_LOOK = 0.25
+_LONGEST_PAUSE = 10.0
+_ENFORCING_PAUSE = 0.25
+
+
+def supervise(
+    control: int,
+    begin: Callable[[], int],
+    limit: float | None = None,
+    *,
+    keep: int | None = None,
+    afterwards: Callable[[], None] | None = None,
+) -> NoReturn:
+    """Become the supervisor of a job, in a process that was forked for it.
+
+    Parameters
+    ----------
+    control : `int`
+        File descriptor of a socket whose other end the runner has. When that
+        is closed, the job is ended.
+    begin : `~collections.abc.Callable`
+        Starts the job as the leader of a process group; returns its number.
+    limit : `float`, optional
+        Memory in MB over which the job is ended.
+    keep : `int`, optional
+        File descriptor that is not closed.
+    afterwards : `~collections.abc.Callable`, optional
+        What to do when the job has ended and the runner knows.
+    """
+    code = 1
+    try:
+        with socket.socket(fileno=control) as connection:
+            become_subreaper()
+            try:
+                pid = begin()
+            except (OSError, ValueError) as exc:  # Such as a NUL in an argument.
+                error = [exc.errno, exc.strerror] if isinstance(exc, OSError) else [None, str(exc)]
+                _send(connection, {"error": error})
+            else:
+                _Supervisor(connection, pid, limit).run({control, keep or control})
+                if afterwards is not None:
+                    afterwards()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+class _Supervisor:
+    def __init__(self, control: socket.socket, pid: int, limit: float | None) -> None:
+        self._control = control
+        self._pid = pid
+        self._limit = limit
+        self._peak = 0
+        self._over = False
+        self._started, self._clock = time.time(), time.monotonic()
+
+    def run(self, keep: set[int]) -> None:
+        # At once: until the runner knows it, nobody could end it in our place.
+        _send(self._control, {"pid": self._pid, "t": round(self._started, 3)})
+        wake = self._prepare(keep)
+        poll = select.poll()
+        for fd in (wake, self._control.fileno()):
+            poll.register(fd, select.POLLIN)
+        next_look = self._clock + (_ENFORCING_PAUSE if self._limit else _FIRST_LOOK)
+        while not self._ended():
+            for fd, _ in poll.poll(max(0.0, next_look - time.monotonic()) * 1000):
+                if fd == wake:
+                    os.read(wake, 4096)
+                else:
+                    self._obey()
+            if time.monotonic() >= next_look:
+                self._look()
+                next_look = time.monotonic() + self._pause()
+        self._end_descendants()
+        _send(self._control, self._measured())
+
+    def _prepare(self, keep: set[int]) -> int:
+        """Close what belongs to others; return what a child's end can be read from."""
+        low = 3
+        for fd in sorted(keep):
+            os.closerange(low, fd)
+            low = fd + 1
+        os.closerange(low, 1 << 16)
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(name, signal.SIG_IGN)
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        return wake_read
+
+    def _obey(self) -> None:
+        try:
+            said = self._control.recv(64)
+        except ConnectionError:
+            said = b""
+        if said and KILL not in said:
+            signal_group(self._pid, signal.SIGTERM)
+            signal_group(self._pid, signal.SIGCONT)
+        else:
+            # Without a runner, nobody would hear of the job, and another
+            # attempt must find it gone.
+            self._kill()
+            if not said:
+                self._reap_all()
+                os._exit(0)
+
+    def _kill(self) -> None:
+        signal_group(self._pid, signal.SIGKILL)
+        for pid in descendants(os.getpid()):
+            end(pid)
+
+    def _ended(self) -> bool:
+        """Tell whether the job has ended, and reap its orphans.
+
+        The job itself is left as a zombie, so that its number stays its own.
+        """
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return False
+            if ended.si_pid == self._pid:
+                return True
+            os.waitpid(ended.si_pid, 0)
+
+    def _end_descendants(self) -> None:
+        # What a job leaves behind ends with it.
+        signal_group(self._pid, signal.SIGKILL)
+        for pid in descendants(os.getpid()):
+            if pid != self._pid:
+                end(pid)
+
+    def _reap_all(self) -> None:
+        """Wait for all children; those that come while others end, too."""
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+            self._kill()
+
+    def _measured(self) -> dict[str, Any]:
+        wall = time.monotonic() - self._clock
+        _, status = os.waitpid(self._pid, 0)
+        while True:  # Each that ends may leave us others.
+            left = descendants(os.getpid())
+            for pid in left:
+                end(pid)
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        code = os.waitstatus_to_exitcode(status)
+        result = {
+            "exit": code if code >= 0 else 128 - code,
+            "signal": -code if code < 0 else 0,
+            "start": round(self._started, 3),
+            "end": round(self._started + wall, 3),
+            "memory": max(self._peak, usage.ru_maxrss // 1024),
+            "cpu": round(usage.ru_utime + usage.ru_stime, 3),
+        }
+        if self._over:
+            result["over"] = self._peak
+        return result
+
+    def _look(self) -> None:
+        """See how much memory the job has.
+
+        Of one process, the kernel keeps the peak; of several in total, nobody
+        does.
+        """
+        pids = descendants(os.getpid())
+        if len(pids) > 1 or self._limit:
+            memory = resident(pids)
+            self._peak = max(self._peak, memory)
+            if self._limit and memory > self._limit:
+                self._over = True
+                self._kill()
+
+    def _pause(self) -> float:
+        if self._limit:
+            return _ENFORCING_PAUSE
+        return min(_LONGEST_PAUSE, _FIRST_LOOK + (time.monotonic() - self._clock) / 10)
+
+
+def _send(control: socket.socket, message: dict[str, Any]) -> None:
+    try:
+        control.sendall(json.dumps(message).encode() + b"\n")
+    except OSError:
+        pass  # The runner is gone; the next look at the socket tells.
