@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["Local", "LocalSettings"]
 
 
+CHOICE = 4
+"""How many jobs the runner has to choose from for each core, where memory is
+limited."""
+
+
 class LocalSettings(SiteSettings):
     """Settings of `Local`."""
 
@@ -47,9 +52,12 @@ class Local(SiteConfig):
         Returns
         -------
         executors : `list` [`parsl.executors.ThreadPoolExecutor`]
-            The executor.
+            The executor. Where memory is limited it has more threads: the
+            runner starts a job that has room in place of one that has none,
+            of those that it is given.
         """
-        return [ThreadPoolExecutor(label=self.label, max_threads=self.settings.cores)]
+        threads = self.settings.cores * (1 if self.settings.memory is None else CHOICE)
+        return [ThreadPoolExecutor(label=self.label, max_threads=threads)]
 
     def select_executor(self, job: ParslJob) -> str:
         """Return the label of the one executor.
