@@ -3,7 +3,9 @@
 #
 #   make demo        reduce a small simulated night with bps
 #   make test        run the whole test suite
-#   make benchmark   compare with the released plugin
+#   make benchmark   compare with the released plugin: empty jobs, real quanta
+#   make benchmark-slurm   the same quanta on Slurm, such as that of make cluster
+#   make benchmark-memory  jobs in a node's memory (as root), memory of the workers
 #   make doc         build the documentation into doc/_build
 #   make cluster     start a Slurm cluster on this machine (root; Debian, Ubuntu)
 #   make cluster-down  end it
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 PEER := $(CURDIR)/.venv-peer
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test lint types unit doc benchmark cluster cluster-down clean
+.PHONY: demo test lint types unit doc benchmark benchmark-slurm benchmark-memory cluster cluster-down clean
 
 demo: $(VENV)/demo.installed
 	examples/ccd_night/demo.sh
@@ -39,6 +41,15 @@ doc: $(VENV)/test.installed
 
 benchmark: $(VENV)/demo.installed $(PEER)/installed
 	python benchmarks/compare.py --peer $(PEER)/bin/python
+	python benchmarks/quanta.py --peer $(PEER)/bin/python
+
+benchmark-slurm: $(VENV)/demo.installed $(PEER)/installed
+	if [ -e .cluster/env.sh ]; then . .cluster/env.sh; fi; \
+	    python benchmarks/quanta.py --site slurm --peer $(PEER)/bin/python
+
+benchmark-memory: $(VENV)/demo.installed $(PEER)/installed
+	python benchmarks/memory.py --peer $(PEER)/bin/python
+	python benchmarks/workers.py --peer $(PEER)/bin/python
 
 cluster: $(VENV)/test.installed
 	PYTHON=$(BIN)/python tests/cluster/up.sh

@@ -15,7 +15,8 @@ import resource
 import tempfile
 import time
 
-from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
+from any_plugin import prepare
+from lsst.ctrl.bps import GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 
 LAYER = 100
 PARENTS = 10
@@ -61,29 +62,10 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    from lsst.ctrl.bps.parsl import ParslService
-
     workflow = build(arguments.shape, arguments.count)
     with tempfile.TemporaryDirectory() as directory:
-        os.chdir(directory)
-        os.environ["BPS_PARSL_STATE_DIR"] = f"{directory}/state"
-        site = {"class": "lsst.ctrl.bps.parsl.sites.Local", "cores": arguments.cores}
-        config = BpsConfig(
-            {
-                "computeSite": "local",
-                "site": {"local": site},
-                "submitPath": f"{directory}/submit",
-                "subDirTemplate": "{label}",
-                "uniqProcName": "noop",
-                "operator": "bench",
-                "project": "bench",
-                "campaign": "",
-            }
-        )
-        os.mkdir(f"{directory}/submit")
-        service = ParslService(config)
         begun = time.perf_counter()
-        prepared = service.prepare(config, workflow, f"{directory}/submit")
+        service, prepared = prepare(workflow, directory, {"cores": arguments.cores})
         ready = time.perf_counter()
         memory_before = resident_mb()
         service.submit(prepared)

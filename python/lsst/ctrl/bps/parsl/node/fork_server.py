@@ -82,13 +82,12 @@ class ForkServer:
             if self._wake in ready:
                 os.read(self._wake, 4096)
                 self._reap()
-            if self._requests.fileno() in ready:
-                if job := self._take():
-                    return job
-            elif self._learned.fileno() in ready:
+            if self._learned.fileno() in ready:
                 self._preloader.add(json.loads(self._learned.recv(_LONGEST_LESSON)))
             elif self._preloader:
                 self._load()
+            elif self._requests.fileno() in ready and (job := self._take()):
+                return job
 
     def _load(self) -> None:
         if trouble := self._preloader.load():
@@ -104,6 +103,11 @@ class ForkServer:
             os._exit(0)
         message = json.loads(data)
         script, control = message["script"], fds[2]
+        if script not in self._scripts:
+            # Once here costs less than once here and once in the first job.
+            self._scripts.add(script)
+            self._preloader.add_script(script)
+            self._load()
         job = None
         if name := shadowed(os.path.dirname(os.path.realpath(script))):
             why = {"cold": f"beside {script} is a module {name}, which is another one here"}
@@ -116,9 +120,6 @@ class ForkServer:
         if job is None:
             for fd in fds:
                 os.close(fd)
-            if script not in self._scripts:
-                self._scripts.add(script)
-                self._preloader.add_script(script)
         return job
 
     def _fork(self, message: dict[str, Any], fds: list[int], lesson: Lesson) -> Job | None:

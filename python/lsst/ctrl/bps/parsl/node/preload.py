@@ -82,7 +82,7 @@ class Preloader:
         self._blame: tuple[str, str] | None = None
         self._talked = False
         self._missed: set[str] = set()
-        self._files = _open_files()
+        self._files: set[str] = set()
         self._sizes = _sizes()
         self._threads = 1
         self.add(modules)
@@ -134,6 +134,7 @@ class Preloader:
         """
         todo, self._todo = self._todo, {}
         self._done |= todo
+        self._files = _open_files()
         with self._watching():
             for name, origin in todo.items():
                 self._import(name, origin)
