@@ -713,6 +713,21 @@ def test_submitcmd_commands_and_environment(box: Sandbox) -> None:
     ]
 
 
+@pytest.mark.parametrize("value", [True, False, "true"])
+def test_environment_of_a_site(pipeline: Scripted, value: object) -> None:
+    """``environment`` of a site is a setting of ours and no traceback of BPS's, which looks into the
+    section for variables of that name.
+    """
+    path = pipeline.write(site={"local": {"environment": value}})
+    prepared = pipeline.box.bps("prepare", path).succeeded()
+    assert pipeline.box.bps("restart", "--id", submit_path_of(prepared.stdout)).succeeded()
+
+
+def test_environment_of_a_site_for_a_command(box: Sandbox) -> None:
+    """``bps submitcmd`` gives us no place to do so; there the setting has another name."""
+    box.bps("submitcmd", command(box, site={"local": {"exportEnvironment": True}})).succeeded()
+
+
 def test_submitcmd_without_its_input(box: Sandbox) -> None:
     """An input that is not there is an error of BPS's own; one that went away
     after the preparation makes the job fail. Neither shows code of ours.

@@ -19,6 +19,7 @@ from .node.records import ATTEMPT_VARIABLE
 from .paths import SubmitPaths
 from .registry import find_submit_path, list_runs, state_directory
 from .report import RunView, run_report
+from .site_section import set_environment_apart
 from .submission import (
     config_complaints,
     leave_if_surplus,
@@ -88,6 +89,7 @@ class ParslService(BaseWmsService):
             Raised with everything that is wrong.
         """
         leave_if_surplus(self.config)
+        set_environment_apart(self.config)
         complaints = [*config_complaints(self.config), *submit_path_complaints(self.config)]
         if complaints:
             raise ConfigurationError(complaints)

@@ -24,7 +24,7 @@ from .files import make_directory
 from .parsl_config import PARSL_CONFIG
 from .paths import SubmitPaths
 from .settings import SiteSettings, keys_of, read_settings
-from .site_section import get_text, site_name, site_section
+from .site_section import EXPORT_ENVIRONMENT, get_text, site_name, site_section
 
 if TYPE_CHECKING:
     from parsl.monitoring import MonitoringHub
@@ -80,6 +80,11 @@ class SiteConfig(ABC):
         known = keys_of(model)
         # Of what is not ours only the name is of interest.
         section = {key: self._value(key) if key in known else "" for key in self.site}
+        if EXPORT_ENVIRONMENT in self.site:
+            section["environment"] = self.site[EXPORT_ENVIRONMENT]
+            del section[EXPORT_ENVIRONMENT]
+        elif isinstance(section.get("environment"), Mapping):
+            del section["environment"]  # The variables of jobs, which BPS reads.
         if self.settings_model is None:
             section = {key: value for key, value in section.items() if key in known}
         given = {key: value for key, value in section.items() if value is not None}

@@ -9,7 +9,17 @@ from .configuration import get_bps_config_value
 from .errors import ConfigurationError
 from .parsl_config import PARSL_CONFIG, section_of_parsl_config
 
-__all__ = ["config_for_site", "get_text", "site_name", "site_section"]
+__all__ = [
+    "EXPORT_ENVIRONMENT",
+    "config_for_site",
+    "get_text",
+    "set_environment_apart",
+    "site_name",
+    "site_section",
+]
+
+EXPORT_ENVIRONMENT = "exportEnvironment"
+"""Where the setting ``environment`` of a site is kept from BPS."""
 
 
 def site_name(config: BpsConfig) -> str | None:
@@ -99,3 +109,23 @@ def site_section(config: BpsConfig) -> BpsConfig:
     if not isinstance(section, BpsConfig):
         raise ConfigurationError(f"site.{name}: settings are wanted here, not {section!r}.")
     return section
+
+
+def set_environment_apart(config: BpsConfig) -> None:
+    """Keep the sites' setting ``environment`` from BPS.
+
+    BPS looks into the site's section for the variables of a job, which have
+    the same name (``environment`` since its version 29), and ends with a
+    traceback where it finds true or false.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run, which is changed.
+    """
+    sites = config["site"] if "site" in config else {}
+    for name in list(sites):
+        section = sites[name]
+        if "environment" in section and isinstance(section["environment"], bool | str):
+            config[f".site.{name}.{EXPORT_ENVIRONMENT}"] = section["environment"]
+            del config[f".site.{name}.environment"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from .connection import Connection
 from .memory import children, descendants
-from .processes import end, find_program, make_directory, script_descriptor, signal_group
+from .processes import end, find_program, make_directory, script_descriptor, start_time
 from .records import CANNOT_EXECUTE, NOT_FOUND, expand, variables
 from .script import bash_code
 from .supervisor import KILL, TERMINATE, supervise
@@ -214,20 +214,29 @@ class Job:
             except OSError:
                 pass  # Its end is about to be read.
 
-    def end_orphan(self, known: Collection[int]) -> None:
-        """End a job whose supervisor is gone.
+    def end_orphans(self, known: Collection[int]) -> bool:
+        """End what is left of a job whose supervisor is gone.
 
         Parameters
         ----------
         known : `~collections.abc.Collection` [`int`]
             The children of this process that are none of the job's.
+
+        Returns
+        -------
+        gone : `bool`
+            Whether all of it has ended; to be called again until it has. The
+            kernel closes the supervisor's socket first, and hands its
+            children over last.
         """
+        if start_time(self.supervisor) is not None:
+            return False
         orphans = [pid for pid in children(os.getpid()) if pid not in known]
-        for pid in orphans if self.leader is None else {self.leader, *orphans}:
-            signal_group(pid, signal.SIGKILL)
+        for pid in orphans:
             for below in descendants(pid):
                 end(below)
             end(pid)
+        return not any(start_time(pid) is not None for pid in orphans)
 
     def cannot_start(self, exc: OSError | ValueError) -> dict[str, Any]:
         """Say that it cannot be started, also in its log.

@@ -41,6 +41,9 @@ HOLD = 1.0
 WARM_PATIENCE = 120.0
 """Seconds for which a job waits for a fork server."""
 
+MOST_BURIALS = 250
+"""How often the remains of a job are looked for, every 20 ms."""
+
 _GONE: dict[str, Any] = {}
 _ENDED_BY_OTHERS = (128 + signal.SIGTERM, 128 + signal.SIGKILL)
 
@@ -319,13 +322,20 @@ class Runner:
             elif job.leader is None and job.server is not None and not job.doomed:
                 self._begin_cold(job)  # The fork server did not take it, or has ended.
             else:
-                servers = {server.pid for server in self._warm if server.pid}
-                job.end_orphan(servers | {other.supervisor for other in self._jobs})
-                self._finish(job, {"lost": "its supervisor was ended"})
+                self._bury(job)
             return
 
+    def _bury(self, job: Job, tries: int = 0) -> None:
+        """Report a job whose supervisor was ended, when all of it has ended."""
+        known = {server.pid or 0 for server in self._warm}
+        known |= {other.supervisor for other in self._jobs if other is not job}
+        if job.end_orphans(known) or tries > MOST_BURIALS:
+            self._finish(job, {"lost": "its supervisor was ended"})
+        else:
+            self._timer.later(0.02, self._bury, job, tries + 1)
+
     def _begun(self, job: Job, message: dict[str, Any]) -> None:
-        job.leader = message["pid"]
+        job.leader, job.supervisor = message["pid"], message["supervisor"]
         if walltime := job.spec.get("walltime"):
             self._timer.later(walltime, self._end_overdue, job)
         record = {"e": "start", "j": job.spec["j"], "a": job.spec["a"], "t": message["t"], "pid": job.leader}

@@ -88,7 +88,8 @@ class _Supervisor:
 
     def run(self, keep: set[int]) -> None:
         # At once: until the runner knows it, nobody could end it in our place.
-        _send(self._control, {"pid": self._pid, "t": round(self._started, 3)})
+        begun = {"pid": self._pid, "supervisor": os.getpid(), "t": round(self._started, 3)}
+        _send(self._control, begun)
         wake = self._prepare(keep)
         poll = select.poll()
         for fd in (wake, self._control.fileno()):
@@ -108,16 +109,17 @@ class _Supervisor:
 
     def _prepare(self, keep: set[int]) -> int:
         """Close what belongs to others; return what a child's end can be read from."""
-        low = 3
-        for fd in sorted(keep):
-            os.closerange(low, fd)
-            low = fd + 1
-        os.closerange(low, 1 << 16)
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(name, signal.SIG_IGN)
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # In place of that of the process that was forked, before it is closed.
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        low = 3
+        for fd in sorted({*keep, wake_read, wake_write}):
+            os.closerange(low, fd)
+            low = fd + 1
+        os.closerange(low, 1 << 16)
         return wake_read
 
     def _obey(self) -> None:
