@@ -123,7 +123,7 @@ def set_environment_apart(config: BpsConfig) -> None:
     config : `lsst.ctrl.bps.BpsConfig`
         Configuration of the run, which is changed.
     """
-    sites = config["site"] if "site" in config else {}
+    sites = config.get("site", {})
     for name in list(sites):
         section = sites[name]
         if "environment" in section and isinstance(section["environment"], bool | str):

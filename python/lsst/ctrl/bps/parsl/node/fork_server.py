@@ -2,7 +2,7 @@
 """Process that has the modules of Python jobs loaded, and forks the jobs.
 
 It is an interpreter of the jobs' own, started in the jobs' environment (see
-`~lsst.ctrl.bps.parsl.node.warm`), and uses the standard library only. It has
+`~lsst.ctrl.bps.parsl.node.fork_server_process`), and uses the standard library only. It has
 one thread, and imports what jobs were seen to import.
 """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import signal
 import socket
@@ -14,12 +13,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from .connection import Connection
+from .fork_server_process import ForkServerProcess
 from .memory import children, descendants
 from .processes import end, find_program, make_directory, script_descriptor, start_time
 from .records import CANNOT_EXECUTE, NOT_FOUND, expand, variables
 from .script import bash_code
 from .supervisor import KILL, TERMINATE, supervise
-from .warm import ForkServerProcess
 
 __all__ = ["Job", "Logs"]
 
@@ -93,7 +92,7 @@ class Job:
         self.argv = [expand(word, self.environ) for word in spec.get("argv", ())]
         self.server: ForkServerProcess | None = None
         self.asked = time.monotonic()
-        self.deadline = math.inf
+        self.timers: list[int] = []
         self.supervisor = 0
         self.leader: int | None = None
         self.doomed = self.overdue = False
@@ -231,12 +230,12 @@ class Job:
         """
         if start_time(self.supervisor) is not None:
             return False
-        orphans = [pid for pid in children(os.getpid()) if pid not in known]
-        for pid in orphans:
+        alive = [pid for pid in children(os.getpid()) if pid not in known and start_time(pid) is not None]
+        for pid in alive:
             for below in descendants(pid):
                 end(below)
             end(pid)
-        return not any(start_time(pid) is not None for pid in orphans)
+        return not alive
 
     def cannot_start(self, exc: OSError | ValueError) -> dict[str, Any]:
         """Say that it cannot be started, also in its log.

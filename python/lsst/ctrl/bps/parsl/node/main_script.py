@@ -166,7 +166,7 @@ def _take_apart(main: types.ModuleType) -> None:
                 namespace[name] = None
     gc.collect()
     # The abstract class would ask each object's class in Python.
-    kind = io.IOBase.__base__
+    kind: Any = io.IOBase.__base__
     for item in gc.get_objects():
         if isinstance(item, kind) and not item.closed:
             try:

@@ -7,7 +7,7 @@ are read by each job, as before. Standard library only.
 
 from __future__ import annotations
 
-import pickle
+import copy
 import sys
 from typing import Any
 
@@ -27,7 +27,7 @@ class _Remembering:
 
     def __init__(self, yaml: Any) -> None:
         self._yaml = yaml
-        self._read: dict[tuple[bytes, Any], bytes] = {}
+        self._read: dict[tuple[bytes, Any], Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._yaml, name)
@@ -40,9 +40,8 @@ class _Remembering:
         key = (content, Loader)
         if key not in self._read:
             stream.seek(0)
-            # Never leaves this process and its children.
-            self._read[key] = pickle.dumps(self._yaml.load(stream, Loader=Loader))
-        return pickle.loads(self._read[key])
+            self._read[key] = self._yaml.load(stream, Loader=Loader)
+        return copy.deepcopy(self._read[key])
 
 
 def warm_middleware() -> None:

@@ -21,13 +21,14 @@ from functools import partial
 from typing import Any
 
 from .connection import Connection
+from .fork_server_process import ForkServerProcess
 from .jobs import Job, Logs
 from .listener import Listener
 from .processes import become_subreaper
 from .records import RUNNER_VARIABLE, encode_line, open_journal
 from .timer import Timer
 from .waiting import WaitingJobs
-from .warm import ForkServerProcess, WarmStart
+from .warm import WarmStart
 
 __all__ = ["Runner", "main"]
 
@@ -37,9 +38,6 @@ over its walltime."""
 
 HOLD = 1.0
 """Seconds for which the end of a killed job is held back."""
-
-WARM_PATIENCE = 120.0
-"""Seconds for which a job waits for a fork server."""
 
 MOST_BURIALS = 250
 """How often the remains of a job are looked for, every 20 ms."""
@@ -70,10 +68,9 @@ class Runner:
         self._connections: set[Connection] = set()
         self._logs = Logs()
         self._waiting = WaitingJobs()
-        self._warm = WarmStart()
         self._jobs: set[Job] = set()
-        self._for_server: dict[ForkServerProcess, list[Job]] = {}
         self._timer = Timer()
+        self._warm = WarmStart(self._selector, self._timer, self._begin)
         self._held: dict[Job, dict[str, Any]] = {}
         self._journal, self._journal_path = -1, ""
         self._lines: list[bytes] = []
@@ -209,17 +206,17 @@ class Runner:
         for spec in self._waiting.remove(lambda spec: spec["owner"] is owner):
             owner.reply({"key": spec["key"], "lost": "ended before it was started"})
         for job in [job for job in self._jobs if job.owner is owner]:
-            if any(job in jobs for jobs in self._for_server.values()):
-                self._not_begun(job, "ended before it was started")
+            if self._warm.drop(job):
+                self._finish(job, {"lost": "ended before it was started"})
                 continue
             job.doomed = True
             job.terminate()
-            self._timer.later(grace, self._kill_late, job)
+            job.timers.append(self._timer.later(grace, self._kill_late, job))
 
     def _kill_late(self, job: Job) -> None:
         if job in self._jobs:
             job.kill()
-            self._timer.later(1.0, self._kill_late, job)
+            job.timers.append(self._timer.later(1.0, self._kill_late, job))
 
     def _end_overdue(self, job: Job) -> None:
         """End a job that has used up its walltime."""
@@ -229,7 +226,7 @@ class Runner:
             job.kill()
         else:
             job.terminate()
-        self._timer.later(1.0 if job.overdue else GRACE, self._end_overdue, job)
+        job.timers.append(self._timer.later(1.0 if job.overdue else GRACE, self._end_overdue, job))
         job.overdue = True
 
     # Starting jobs.
@@ -238,63 +235,14 @@ class Runner:
         while spec := self._waiting.next():
             job = Job(spec, spec.pop("owner"), self._logs)
             self._jobs.add(job)
-            server = self._server_for(job)
-            if server is None:
-                self._begin_cold(job)
-            elif server.ready:
-                self._begin_warm(job, server)
+            self._warm.start(job)
+
+    def _begin(self, job: Job, server: ForkServerProcess | None) -> None:
+        try:
+            if server is not None and job.begin_warm(server):
+                self._warm.asked(job, server)
             else:
-                self._for_server.setdefault(server, []).append(job)
-                self._timer.later(WARM_PATIENCE, self._lose_patience, job, server)
-
-    def _server_for(self, job: Job) -> ForkServerProcess | None:
-        setup = job.owner.setup
-        if not setup.get("warm") or not job.plain:
-            return None
-        known = set(self._warm)
-        server = self._warm.server_for(job.environ, setup["prefix"], job.argv[0])
-        if server is not None and server not in known:
-            self._listen_to(server)
-        return server
-
-    def _listen_to(self, server: ForkServerProcess) -> None:
-        self._selector.register(server.socket, selectors.EVENT_READ, partial(self._read_server, server))
-
-    def _read_server(self, server: ForkServerProcess) -> None:
-        before = server.socket
-        fd = before.fileno()
-        if not server.read():
-            self._selector.unregister(fd)
-            if self._warm.ended(server):
-                self._listen_to(server)
-        if server.ready or server.why_not:
-            for job in self._for_server.pop(server, ()):
-                if server.ready:
-                    self._begin_warm(job, server)
-                else:
-                    self._begin_cold(job)
-
-    def _lose_patience(self, job: Job, server: ForkServerProcess) -> None:
-        waits = job in self._for_server.get(server, ())
-        if waits or (job in self._jobs and job.server is server and job.leader is None):
-            server.why_not = f"the fork server did not answer within {WARM_PATIENCE:.0f} s"
-            server.kill()
-
-    def _begin_warm(self, job: Job, server: ForkServerProcess) -> None:
-        try:
-            asked = job.begin_warm(server)
-        except OSError as exc:
-            self._finish(job, job.cannot_start(exc))
-            return
-        if asked:
-            self._watch(job)
-            self._timer.later(WARM_PATIENCE, self._lose_patience, job, server)
-        else:
-            self._begin_cold(job)
-
-    def _begin_cold(self, job: Job) -> None:
-        try:
-            job.begin_cold()
+                job.begin_cold()
         except (OSError, ValueError) as exc:  # Such as a NUL in an argument.
             self._finish(job, job.cannot_start(exc))
         else:
@@ -320,14 +268,15 @@ class Runner:
                 error = ValueError(text) if number is None else OSError(number, text, job.argv[0])
                 self._finish(job, job.cannot_start(error))
             elif job.leader is None and job.server is not None and not job.doomed:
-                self._begin_cold(job)  # The fork server did not take it, or has ended.
+                self._warm.answered(job)  # The server did not take it, or has ended.
+                self._begin(job, None)
             else:
                 self._bury(job)
             return
 
     def _bury(self, job: Job, tries: int = 0) -> None:
         """Report a job whose supervisor was ended, when all of it has ended."""
-        known = {server.pid or 0 for server in self._warm}
+        known = self._warm.processes()
         known |= {other.supervisor for other in self._jobs if other is not job}
         if job.end_orphans(known) or tries > MOST_BURIALS:
             self._finish(job, {"lost": "its supervisor was ended"})
@@ -336,8 +285,9 @@ class Runner:
 
     def _begun(self, job: Job, message: dict[str, Any]) -> None:
         job.leader, job.supervisor = message["pid"], message["supervisor"]
+        self._warm.answered(job)
         if walltime := job.spec.get("walltime"):
-            self._timer.later(walltime, self._end_overdue, job)
+            job.timers.append(self._timer.later(walltime, self._end_overdue, job))
         record = {"e": "start", "j": job.spec["j"], "a": job.spec["a"], "t": message["t"], "pid": job.leader}
         self._lines.append(encode_line(record))
 
@@ -382,16 +332,11 @@ class Runner:
     def _is_ending(self, job: Job) -> bool:
         return self._stopping or not job.owner.open
 
-    def _not_begun(self, job: Job, why: str) -> None:
-        for jobs in self._for_server.values():
-            if job in jobs:
-                jobs.remove(job)
-        self._jobs.discard(job)
-        self._waiting.release(job.spec)
-        job.owner.reply({"key": job.spec["key"], "lost": why})
-
     def _finish(self, job: Job, result: dict[str, Any]) -> None:
         self._jobs.discard(job)
+        self._warm.answered(job)
+        for number in job.timers:
+            self._timer.cancel(number)
         self._waiting.release(job.spec)
         if "end" in result:
             record = {"e": "end", "j": job.spec["j"], "a": job.spec["a"], "t": result["end"], **result}

@@ -16,10 +16,11 @@ class Timer:
     """Calls functions when their time has come, if it is asked often enough."""
 
     def __init__(self) -> None:
-        self._moments: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._moments: list[tuple[float, int]] = []
+        self._actions: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
         self._numbers = count()
 
-    def later(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
+    def later(self, seconds: float, action: Callable[..., None], *arguments: Any) -> int:
         """Have a function called.
 
         Parameters
@@ -30,15 +31,38 @@ class Timer:
             What to call.
         *arguments : `~typing.Any`
             With what.
+
+        Returns
+        -------
+        number : `int`
+            What to `cancel`.
         """
-        heapq.heappush(self._moments, (time.monotonic() + seconds, next(self._numbers), action, arguments))
+        number = next(self._numbers)
+        self._actions[number] = action, arguments
+        heapq.heappush(self._moments, (time.monotonic() + seconds, number))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Have a function not called, and forget it.
+
+        Parameters
+        ----------
+        number : `int`
+            What `later` returned.
+        """
+        self._actions.pop(number, None)
+        if len(self._moments) > 2 * len(self._actions) + 1000:
+            self._moments = [moment for moment in self._moments if moment[1] in self._actions]
+            heapq.heapify(self._moments)
 
     def do_what_is_due(self) -> None:
         """Call the functions whose time has come."""
         now = time.monotonic()
         while self._moments and self._moments[0][0] <= now:
-            _, _, action, arguments = heapq.heappop(self._moments)
-            action(*arguments)
+            _, number = heapq.heappop(self._moments)
+            if found := self._actions.pop(number, None):
+                action, arguments = found
+                action(*arguments)
 
     def time_left(self, most: float | None = None) -> float | None:
         """Return the seconds until the next call.
@@ -53,6 +77,8 @@ class Timer:
         seconds : `float` or `None`
             The time; `None` where there is no call to come.
         """
+        while self._moments and self._moments[0][1] not in self._actions:
+            heapq.heappop(self._moments)
         if not self._moments:
             return most
         left = max(0.0, self._moments[0][0] - time.monotonic())
