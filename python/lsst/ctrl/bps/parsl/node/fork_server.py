@@ -15,11 +15,12 @@ import select
 import signal
 import socket
 import sys
+from types import CodeType
 from typing import Any, NamedTuple, NoReturn
 
-from .main_script import forget_the_past, run_script
-from .preload import Lesson, Preloader, shadowed
-from .processes import become_subreaper
+from .main_script import Script, forget_the_past
+from .preload import Lesson, Preloader, Scripts, shadowed
+from .processes import become_subreaper, show_command
 from .records import LEVEL, MOST_BYTES
 from .supervisor import supervise
 
@@ -32,6 +33,7 @@ class Job(NamedTuple):
     """A job that this process, a forked child, is to become."""
 
     message: dict[str, Any]
+    code: CodeType
     lesson: Lesson
 
 
@@ -57,12 +59,12 @@ class ForkServer:
         self._wake, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._scripts: set[str] = set()
         if level := os.environ.pop(LEVEL, None):
             os.environ["SHLVL"] = level
         self._hidden: list[str] = first["hidden"]
         self._preloader = Preloader(first["modules"], first["excluded"], careful=first["careful"])
         environ = {name: value for name, value in os.environ.items() if name not in self._hidden}
+        self._scripts = Scripts(self._preloader)
         self._say({"ready": environ, "executable": sys.executable})
         gc.disable()
 
@@ -102,19 +104,21 @@ class ForkServer:
         if not data:
             os._exit(0)
         message = json.loads(data)
-        script, control = message["script"], fds[2]
-        if script not in self._scripts:
-            # Once here costs less than once here and once in the first job.
-            self._scripts.add(script)
-            self._preloader.add_script(script)
-            self._load()
+        script = message["script"]
         job = None
-        if name := shadowed(os.path.dirname(os.path.realpath(script))):
-            why = {"cold": f"beside {script} is a module {name}, which is another one here"}
-            os.write(control, json.dumps(why).encode() + b"\n")
+        try:
+            code = self._scripts.code(script)
+            if self._preloader:
+                # Once here costs less than once here and once in the first job.
+                self._load()
+            refused = shadowed(os.path.dirname(os.path.realpath(script)))
+        except (OSError, SyntaxError, ValueError):
+            refused = "what cannot be read"  # A fresh interpreter says it best.
+        if refused:
+            os.write(fds[2], json.dumps({"cold": refused}).encode() + b"\n")
         else:
             lesson = Lesson()
-            job = self._fork(message, fds, lesson)
+            job = self._fork(message, fds, code, lesson)
             if job is None:
                 lesson.close()
         if job is None:
@@ -122,7 +126,7 @@ class ForkServer:
                 os.close(fd)
         return job
 
-    def _fork(self, message: dict[str, Any], fds: list[int], lesson: Lesson) -> Job | None:
+    def _fork(self, message: dict[str, Any], fds: list[int], code: CodeType, lesson: Lesson) -> Job | None:
         if os.fork():
             return None
         # Here is the supervisor, and with the next fork the job. It must have
@@ -132,7 +136,7 @@ class ForkServer:
             self._supervise(pid, message, fds[2], lesson)
         os.setpgid(0, 0)
         self._become(message, fds)
-        return Job(message, lesson)
+        return Job(message, code, lesson)
 
     def _supervise(self, pid: int, message: dict[str, Any], control: int, lesson: Lesson) -> NoReturn:
         teach = self._teach.fileno()
@@ -186,9 +190,19 @@ class ForkServer:
             os._exit(1)  # The runner is gone.
 
 
-def main() -> None:
-    """Serve on the socket whose file descriptor is the last argument."""
+def main() -> Script:
+    """Serve on the socket whose file descriptor is the last argument.
+
+    Returns
+    -------
+    script : `Script`
+        In a forked child, the script that it is to run.
+    """
     with socket.socket(fileno=int(sys.argv[-1])) as requests:
-        message, lesson = ForkServer(requests).serve()
+        message, code, lesson = ForkServer(requests).serve()
+    interpreter, script, arguments = message["interpreter"], message["script"], message["arguments"]
+    # ``env`` and not the kernel has started it.
+    program = interpreter[1] if interpreter[0] != interpreter[1] else script
+    show_command(os.path.basename(program), [interpreter[1], script, *arguments])
     forget_the_past()
-    run_script(message["interpreter"], message["script"], message["arguments"], lesson.write)
+    return Script(interpreter, script, arguments, code, lesson.write)

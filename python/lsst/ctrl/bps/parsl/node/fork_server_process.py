@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .processes import end_with_parent, find_program, script_descriptor
-from .python_scripts import interpreter_of, same_interpreter
+from .python_scripts import Interpreter, interpreter_of, same_interpreter
 from .records import LEVEL, MOST_BYTES
 
 __all__ = ["VARYING", "ForkServerProcess", "become_fork_server"]
@@ -60,7 +60,13 @@ _found = importlib.util.spec_from_file_location(
 )
 sys.modules["bps_parsl_node"] = importlib.util.module_from_spec(_found)
 from bps_parsl_node.fork_server import main
-main()
+__name__ = "bps_parsl_node.start"
+_script = main()
+try:
+    exec(_script.code, _script.names)
+except BaseException as _exception:
+    _script.caught(_exception)
+_script.end()
 """
 
 
@@ -208,7 +214,7 @@ class ForkServerProcess:
             "unset": [name for name in own if name not in environ],
             "limit": spec.get("limit"),
         }
-        if "_" in self._environ:
+        if self._prefix:  # Bash has set it.
             message["env"]["_"] = found[0]
         data = json.dumps(message).encode()
         if len(data) > MOST_BYTES:
@@ -224,7 +230,7 @@ class ForkServerProcess:
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def _script(self, command: str) -> tuple[str, str] | None:
+    def _script(self, command: str) -> tuple[str, Interpreter] | None:
         """Return the script and the interpreter of a command."""
         if "/" not in command:
             try:
@@ -232,7 +238,7 @@ class ForkServerProcess:
             except FileNotFoundError:
                 return None
         interpreter = interpreter_of(command, self._environ)
-        if interpreter is None or not same_interpreter(interpreter, self._executable):
+        if interpreter is None or not same_interpreter(interpreter.path, self._executable):
             return None
         return command, interpreter
 
@@ -280,4 +286,4 @@ def become_fork_server(arguments: list[str]) -> NoReturn:
         os._exit(0)
     end_with_parent()
     os.set_inheritable(_SOCKET_FD, True)
-    os.execv(interpreter, [interpreter, "-c", _SERVE, str(_SOCKET_FD)])
+    os.execv(interpreter.path, [interpreter.path, "-c", _SERVE, str(_SOCKET_FD)])

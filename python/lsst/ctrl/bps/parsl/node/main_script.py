@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs a Python script in a forked process as a fresh interpreter would.
 
-What CPython does before and after a script is in its ``Modules/main.c`` and
-``Python/pylifecycle.c``. One thing is left out: a fresh interpreter takes all
-modules apart in the end, which is most of the time of a short job. Here only
-what the script itself made is taken apart. Standard library only.
+What CPython does before and after a script is in its ``Modules/main.c``,
+``Python/pythonrun.c`` and ``Python/pylifecycle.c``. One thing is left out: a
+fresh interpreter takes all modules apart in the end, which is most of the time
+of a short job. Here only what was made since the fork is taken apart (see
+`~lsst.ctrl.bps.parsl.node.finish`). Standard library only.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import io
 import os
 import signal
 import sys
@@ -20,10 +19,9 @@ from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from typing import Any, NoReturn
 
-__all__ = ["forget_the_past", "run_script"]
+from .finish import finish, say_ignored
 
-_FLUSH_FAILED = 120
-"""Exit code of Python where its output cannot be written."""
+__all__ = ["Script", "forget_the_past"]
 
 _OWN_MODULES = __name__.rpartition(".")[0]
 
@@ -44,75 +42,124 @@ def forget_the_past() -> None:
 
         start = time.time_ns() if isinstance(logging._startTime, int) else time.time()
         logging._startTime = start
+    if (threading := modules.get("threading")) is not None:
+        threading.main_thread()._set_native_id()
     if (machinery := modules.get("importlib")) is not None:
         machinery.invalidate_caches()
     gc.enable()
 
 
-def run_script(interpreter: str, path: str, arguments: list[str], at_end: Callable[[], None]) -> NoReturn:
-    """Run a script as the program of this process, and end the process.
+class Script:
+    """A script that is the program of this process.
+
+    Its code is executed at the bottom of the stack, where the fork server was
+    started (`~lsst.ctrl.bps.parsl.node.fork_server_process`): of ours, it has
+    one frame below it.
 
     Parameters
     ----------
-    interpreter : `str`
-        Path of the interpreter that the script asks for.
+    interpreter : `tuple` [`str`, `str`]
+        Path of the interpreter that the script asks for, and the name that
+        it is called by.
     path : `str`
         The script.
     arguments : `list` [`str`]
         Its arguments.
+    code : `types.CodeType`
+        What it is compiled to.
     at_end : `~collections.abc.Callable`
         What to do when the script has ended, however it did.
     """
-    sys.executable = interpreter
-    sys.argv = [path, *arguments]
-    sys.orig_argv = [interpreter, path, *arguments]
-    if not getattr(sys.flags, "safe_path", False):
-        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
+
+    def __init__(
+        self,
+        interpreter: tuple[str, str],
+        path: str,
+        arguments: list[str],
+        code: types.CodeType,
+        at_end: Callable[[], None],
+    ) -> None:
+        sys.executable = interpreter[0]
+        sys.argv = [path, *arguments]
+        sys.orig_argv = [interpreter[1], path, *arguments]
+        if not getattr(sys.flags, "safe_path", False):
+            sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
+        # The module in its place has code that is running.
+        sys.modules[f"{_OWN_MODULES}.start"] = sys.modules["__main__"]
+        sys.modules["__main__"] = _main_module(path)
+        self.code = code
+        self._at_end = at_end
+        self._status = 0
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What the script's code has for its global names."""
+        return sys.modules["__main__"].__dict__
+
+    def caught(self, exc: BaseException) -> None:
+        """Take an exception that nobody caught.
+
+        Parameters
+        ----------
+        exc : `BaseException`
+            The exception.
+        """
+        self._status = _status(exc)
+
+    def end(self) -> NoReturn:
+        """End this process."""
+        self._at_end()
+        finish(self._status)
+
+
+def _main_module(path: str) -> types.ModuleType:
+    """Make the module of a script, with its names in a fresh one's order."""
     main = types.ModuleType("__main__")
     main.__dict__.update(
-        __file__=path,
-        __builtins__=sys.modules["builtins"],
         __loader__=SourceFileLoader("__main__", path),
         __annotations__={},
+        __builtins__=sys.modules["builtins"],
+        __file__=path,
         __cached__=None,
     )
-    # The module in its place has functions that are running.
-    sys.modules[f"{_OWN_MODULES}.main"] = sys.modules["__main__"]
-    sys.modules["__main__"] = main
-    code = 0
-    try:
-        with io.open_code(path) as stream:
-            source = stream.read()
-        # Of this file's own __future__ imports, the script gets none.
-        exec(compile(source, path, "exec", dont_inherit=True), main.__dict__)
-    except BaseException as exc:
-        code = _exit_code(exc)
-    at_end()
-    _finish(main, code)
+    return main
 
 
-def _exit_code(exc: BaseException) -> int:
+def _status(exc: BaseException) -> int:
     """Do what the interpreter does about an exception that nobody caught."""
     if isinstance(exc, SystemExit):
-        return _code_of(exc)
+        return _status_of_exit(exc)
+    _leave_out_own_frames(exc)
+    sys.last_type, sys.last_value, sys.last_traceback = type(exc), exc, exc.__traceback__
+    interrupted = type(exc) is KeyboardInterrupt
+    hook = getattr(sys, "excepthook", None)
+    if hook is None:
+        _print("sys.excepthook is missing\n")
+        sys.__excepthook__(type(exc), exc, exc.__traceback__)
+        return -signal.SIGINT if interrupted else 1
+    try:
+        hook(type(exc), exc, exc.__traceback__)
+    except SystemExit as second:
+        return _status_of_exit(second)
+    except BaseException as second:
+        _leave_out_own_frames(second)
+        if second.__context__ is exc:
+            second.__context__ = None
+        _print("Error in sys.excepthook:\n")
+        sys.__excepthook__(type(second), second, second.__traceback__)
+        _print("\nOriginal exception was:\n")
+        sys.__excepthook__(type(exc), exc, exc.__traceback__)
+    return -signal.SIGINT if interrupted else 1
+
+
+def _leave_out_own_frames(exc: BaseException) -> None:
     trace = exc.__traceback__
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN_MODULES):
         trace = trace.tb_next
     exc.__traceback__ = trace
-    sys.last_type, sys.last_value, sys.last_traceback = type(exc), exc, trace
-    try:
-        sys.excepthook(type(exc), exc, trace)
-    except SystemExit as second:
-        return _code_of(second)
-    except BaseException as second:
-        print("Error in sys.excepthook:", file=sys.stderr)
-        sys.__excepthook__(type(second), second, second.__traceback__)
-        print("\nOriginal exception was:", file=sys.stderr)
-        sys.__excepthook__(type(exc), exc, trace)
-    return -signal.SIGINT if isinstance(exc, KeyboardInterrupt) else 1
 
 
-def _code_of(exc: SystemExit) -> int:
+def _status_of_exit(exc: SystemExit) -> int:
     code: Any = exc.code
     if code is None:
         return 0
@@ -123,66 +170,17 @@ def _code_of(exc: SystemExit) -> int:
         sys.stdout.flush()
     except Exception:
         pass  # Python says so at the end.
-    print(code, file=sys.stderr)
+    try:
+        text = str(code)
+    except BaseException:
+        text = ""
+    _print(f"{text}\n")
     return 1
 
 
-def _finish(main: types.ModuleType, code: int) -> NoReturn:
-    """Do what the interpreter does after its script."""
-    import atexit
-    import threading
-
+def _print(text: str) -> None:
+    """Write to stderr, as far as there is one."""
     try:
-        threading._shutdown()  # type: ignore[attr-defined]  # Waits for threads.
-    except BaseException as exc:
-        sys.unraisablehook(_unraisable(exc, "Exception ignored in"))
-    atexit._run_exitfuncs()
-    flushed = _flush_all()
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    _take_apart(main)
-    flushed = _flush_all() and flushed
-    if code == -signal.SIGINT:
-        # So its parent sees what ended it.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    # The C library's own: buffers of C code, and its handlers. No other
-    # thread runs Python code meanwhile.
-    ctypes.PyDLL(None).exit(code if flushed or code else _FLUSH_FAILED)
-    raise AssertionError("the process has ended")
-
-
-def _unraisable(exc: BaseException, message: str) -> Any:
-    return types.SimpleNamespace(
-        exc_type=type(exc), exc_value=exc, exc_traceback=exc.__traceback__, err_msg=message, object=None
-    )
-
-
-def _take_apart(main: types.ModuleType) -> None:
-    """Let go of what the script has made, so that its files are written."""
-    namespace = main.__dict__
-    for private in (True, False):
-        for name in list(namespace):
-            if name != "__builtins__" and name.startswith("_") is private:
-                namespace[name] = None
-    gc.collect()
-    # The abstract class would ask each object's class in Python.
-    kind: Any = io.IOBase.__base__
-    for item in gc.get_objects():
-        if isinstance(item, kind) and not item.closed:
-            try:
-                item.flush()
-            except (OSError, ValueError):
-                pass  # Nobody would hear of it at the end of an interpreter, either.
-
-
-def _flush_all() -> bool:
-    good = True
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None and not stream.closed:
-                stream.flush()
-        except Exception as exc:
-            good = good and stream is sys.stderr
-            if stream is sys.stdout:
-                sys.unraisablehook(_unraisable(exc, "Exception ignored in"))
-    return good
+        sys.stderr.write(text)
+    except Exception as exc:
+        say_ignored(exc, sys.stderr)

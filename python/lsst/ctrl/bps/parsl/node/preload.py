@@ -9,21 +9,24 @@ fresh process of each job, and so is left to the jobs.
 from __future__ import annotations
 
 import ast
+import io
 import json
 import logging
 import mmap
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import CodeType
 from typing import Any
 
 from .middleware import warm_middleware
 
-__all__ = ["Lesson", "Preloader", "shadowed"]
+__all__ = ["Lesson", "Preloader", "Scripts", "shadowed"]
 
 _LONGEST_LESSON = 1 << 20
 _HARMLESS = ("/dev/null", "/dev/urandom", "/dev/random")
@@ -101,25 +104,6 @@ class Preloader:
         for name, origin in modules:
             if name not in sys.modules and name not in self._done:
                 self._todo[name] = origin
-
-    def add_script(self, path: str) -> None:
-        """Take the modules that a script imports first of all.
-
-        Parameters
-        ----------
-        path : `str`
-            The script.
-        """
-        try:
-            with open(path, "rb") as stream:
-                tree = ast.parse(stream.read())
-        except (OSError, SyntaxError, ValueError):
-            return  # The job says it better.
-        for node in tree.body:
-            if isinstance(node, ast.Import):
-                self.add([(alias.name, None) for alias in node.names])
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                self.add([(node.module, None)])
 
     def load(self) -> dict[str, Any] | None:
         """Import all that there is to import.
@@ -216,6 +200,59 @@ class Preloader:
             self._missed.add(_importer())
             raise ModuleNotFoundError(f"{name} is not loaded ahead", name=name)
         return None
+
+
+class Scripts:
+    """Scripts that were read and compiled.
+
+    Parameters
+    ----------
+    preloader : `Preloader`
+        Is told what each imports first of all.
+    """
+
+    def __init__(self, preloader: Preloader) -> None:
+        self._preloader = preloader
+        self._codes: dict[str, tuple[tuple[int, ...], CodeType]] = {}
+
+    def code(self, path: str) -> CodeType:
+        """Return what a script is compiled to.
+
+        Parameters
+        ----------
+        path : `str`
+            The script.
+
+        Returns
+        -------
+        code : `types.CodeType`
+            Its code, as the file is now.
+
+        Raises
+        ------
+        OSError
+            Raised if it cannot be read.
+        SyntaxError, ValueError
+            Raised if it cannot be compiled, or not without a word.
+        """
+        found = os.stat(path)
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if path not in self._codes or self._codes[path][0] != state:
+            with io.open_code(path) as stream:
+                source = stream.read()
+            with warnings.catch_warnings(record=True) as said:
+                tree = ast.parse(source, path)
+                # Of this file's own __future__ imports, the script gets none.
+                code = compile(source, path, "exec", dont_inherit=True)
+            if said:
+                raise ValueError("the compiler warns of something")
+            self._codes[path] = state, code
+            for node in tree.body:
+                if isinstance(node, ast.Import):
+                    self._preloader.add([(alias.name, None) for alias in node.names])
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    self._preloader.add([(node.module, None)])
+        return self._codes[path][1]
 
 
 def shadowed(directory: str) -> str | None:

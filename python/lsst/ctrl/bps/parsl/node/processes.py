@@ -6,7 +6,8 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = [
     "become_subreaper",
@@ -16,12 +17,34 @@ __all__ = [
     "make_directory",
     "parent",
     "script_descriptor",
+    "show_command",
     "signal_group",
     "start_time",
 ]
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+def show_command(name: str, words: Sequence[str]) -> None:
+    """Have ``ps`` and ``top`` show a command as this process's own.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of the program.
+    words : `~collections.abc.Sequence` [`str`]
+        The command; what has no room is left out.
+    """
+    import ctypes
+
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(os.fsencode(name)[:15]))
+    fields = _status(os.getpid())
+    first, after = int(fields[45]), int(fields[46])
+    if 0 < first < after:
+        text = b"".join(os.fsencode(word) + b"\0" for word in words)[: after - first - 1]
+        ctypes.memmove(first, text.ljust(after - first, b"\0"), after - first)
 
 
 def make_directory(path: str) -> None:
@@ -48,7 +71,7 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: Any) -> None:
     # Only few processes need it. One that has it already gives it to its forks.
     import ctypes
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from .processes import find_program
 
-__all__ = ["interpreter_of", "same_interpreter"]
+__all__ = ["Interpreter", "interpreter_of", "same_interpreter"]
 
 _PYTHON = re.compile(r"python[0-9.]*")
 
@@ -18,7 +19,17 @@ _PYTHON = re.compile(r"python[0-9.]*")
 _BY_SHELL = re.compile(rb"""#!/bin/sh\n'''exec' ("[^"$`\\\n]+"|[^\s"$`\\]+) "\$0" "\$@"\n' '''""")
 
 
-def interpreter_of(path: str, environ: Mapping[str, str]) -> str | None:
+class Interpreter(NamedTuple):
+    """What runs a script."""
+
+    path: str
+    """Where it is."""
+
+    name: str
+    """What it is called by: its path, or a name that ``env`` looks up."""
+
+
+def interpreter_of(path: str, environ: Mapping[str, str]) -> Interpreter | None:
     """Return the Python that a script asks for.
 
     Parameters
@@ -30,8 +41,8 @@ def interpreter_of(path: str, environ: Mapping[str, str]) -> str | None:
 
     Returns
     -------
-    interpreter : `str` or `None`
-        Path of the interpreter; `None` where the file is no script, or none
+    interpreter : `Interpreter` or `None`
+        The interpreter; `None` where the file is no script, or none
         of Python, or gives options to its interpreter.
     """
     try:
@@ -41,6 +52,7 @@ def interpreter_of(path: str, environ: Mapping[str, str]) -> str | None:
             head = stream.read(4096)
     except OSError:
         return None
+    called = None
     if match := _BY_SHELL.match(head):
         name = os.fsdecode(match.group(1).strip(b'"'))
     else:
@@ -49,15 +61,16 @@ def interpreter_of(path: str, environ: Mapping[str, str]) -> str | None:
         # The kernel takes all after the first blank for one argument.
         name, *options = os.fsdecode(head[2:].partition(b"\n")[0]).strip().split(None, 1)
         if os.path.basename(name) == "env" and len(options) == 1 and _PYTHON.fullmatch(options[0]):
+            called = options[0]
             try:
-                name = find_program(options[0], environ)
+                name = find_program(called, environ)
             except FileNotFoundError:
                 return None
         elif options:
             return None
     if not _PYTHON.fullmatch(os.path.basename(name)) or not os.path.isabs(name):
         return None
-    return name
+    return Interpreter(name, called or name)
 
 
 def same_interpreter(one: str, other: str) -> bool:
