@@ -23,10 +23,11 @@ LAYERS = [
     {
         "errors",
         "setting_types",
-        *(f"node.{name}" for name in "environment leftovers main_script memory middleware processes".split()),
+        *(f"node.{name}" for name in "environment finish leftovers memory middleware processes".split()),
         *(f"node.{name}" for name in "records script timer waiting".split()),
     },
-    {"node.connection", "node.listener", "node.preload", "node.python_scripts", "node.supervisor"},
+    {"node.connection", "node.listener", "node.main_script", "node.watch"},
+    {"node.preload", "node.python_scripts", "node.supervisor"},
     {"node.fork_server", "node.fork_server_process"},
     {"node.jobs"},
     {"node.warm"},

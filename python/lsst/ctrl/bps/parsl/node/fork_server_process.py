@@ -252,7 +252,8 @@ def _after(prefix: str, argv: list[str]) -> str:
     command = shlex.quote(argv[5])
     return (
         f"{prefix}\n"
-        f'if [[ -n "$(trap -p EXIT)" ]]; then set -- trap; else set -- "$(type -t -- {command})"; fi\n'
+        'if [[ -n "$(trap -p EXIT DEBUG ERR RETURN)" ]]; then set -- trap\n'
+        f'else set -- "$(type -t -- {command})"; fi\n'
         f'{LEVEL}=$SHLVL exec {shlex.join(argv)} "$1" {_SCRIPT_FD}<&-\n'
     )
 
@@ -273,6 +274,8 @@ def become_fork_server(arguments: list[str]) -> NoReturn:
         unfit = "the command prefix sets a trap" if kind[0] == "trap" else f"{command} is a {kind[0]} of bash"
     elif [str(os.fstat(fd).st_ino) for fd in (1, 2)] != [out, err]:
         unfit = "the command prefix redirects the output of jobs"
+    elif os.fstat(0).st_rdev != os.stat(os.devnull).st_rdev:
+        unfit = "the command prefix redirects the input of jobs"
     else:
         try:
             interpreter = interpreter_of(find_program(command, os.environ), os.environ)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import ast
 import io
 import json
-import logging
 import mmap
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,15 @@ from types import CodeType
 from typing import Any
 
 from .middleware import warm_middleware
+from .watch import Watch
 
 __all__ = ["Lesson", "Preloader", "Scripts", "shadowed"]
 
 _LONGEST_LESSON = 1 << 20
-_HARMLESS = ("/dev/null", "/dev/urandom", "/dev/random")
+_OWN_WAYS = re.compile(
+    rb"sys\.path|site\.|meta_path|path_hooks|path_importer_cache|sys\.modules|__path__|runpy"
+)
+"""What a script has that looks for modules in a way of its own."""
 
 
 class Lesson:
@@ -83,11 +87,8 @@ class Preloader:
         self._done: dict[str, str | None] = {}
         self._latest = ""
         self._blame: tuple[str, str] | None = None
-        self._talked = False
         self._missed: set[str] = set()
-        self._files: set[str] = set()
-        self._sizes = _sizes()
-        self._threads = 1
+        self._watch = Watch()
         self.add(modules)
 
     def __bool__(self) -> bool:
@@ -118,13 +119,13 @@ class Preloader:
         """
         todo, self._todo = self._todo, {}
         self._done |= todo
-        self._files = _open_files()
         with self._watching():
             for name, origin in todo.items():
                 self._import(name, origin)
             warm_middleware()
+            self._look("")
+            why = self._watch.complaint()
         degraded = sorted(self._missed.intersection(sys.modules))
-        why = self._complaint()
         if self._blame is not None:
             name, why = self._blame
             trouble = {"excluded": [name, *degraded], "why": f"{name} {why}"}
@@ -148,47 +149,20 @@ class Preloader:
             # job imports it, and says what is wrong with it, if anything is.
             pass
 
-    def _complaint(self) -> str | None:
-        """Say what the imports did that they should not do."""
-        if self._talked:
-            return "logs when it is imported"
-        if _sizes() != self._sizes:
-            return "writes when it is imported"
-        threads = _thread_count()
-        if threads > 1 and threads != self._threads:
-            # Some libraries end their threads for a fork, and make new ones.
-            pid = os.fork()
-            if pid == 0:
-                os._exit(0)
-            os.waitpid(pid, 0)
-            if _thread_count() > 1:
-                return "leaves a thread running"
-        self._threads = threads
-        if _open_files() - self._files:
-            return "leaves a file open"
-        return None
-
     @contextmanager
     def _watching(self) -> Iterator[None]:
-        original = logging.Logger.isEnabledFor
-
-        def is_enabled(logger: logging.Logger, level: int) -> bool:
-            self._talked = self._talked or level >= logging.INFO
-            return original(logger, level)
-
-        logging.Logger.isEnabledFor = is_enabled  # type: ignore[assignment,method-assign]
         sys.meta_path.insert(0, self)
+        self._watch.begin()
         try:
-            yield
-            self._look("")
+            with self._watch.watching():
+                yield
         finally:
             sys.meta_path.remove(self)
-            logging.Logger.isEnabledFor = original  # type: ignore[method-assign]
 
     def _look(self, name: str) -> None:
         """Find out whether the latest import has done more than it should."""
         if self._careful and self._blame is None:
-            if self._latest and (why := self._complaint()):
+            if self._latest and (why := self._watch.complaint()):
                 self._blame = (self._latest, why)
             self._latest = name
 
@@ -233,13 +207,16 @@ class Scripts:
         OSError
             Raised if it cannot be read.
         SyntaxError, ValueError
-            Raised if it cannot be compiled, or not without a word.
+            Raised if it cannot be compiled, or not without a word, or may
+            mean other modules than those that are loaded here.
         """
-        found = os.stat(path)
-        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        file = os.stat(path)
+        state = (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
         if path not in self._codes or self._codes[path][0] != state:
             with io.open_code(path) as stream:
                 source = stream.read()
+            if found := _OWN_WAYS.search(source):
+                raise ValueError(f"it uses {found.group().decode()}")
             with warnings.catch_warnings(record=True) as said:
                 tree = ast.parse(source, path)
                 # Of this file's own __future__ imports, the script gets none.
@@ -290,29 +267,7 @@ def _importer() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None:
         name = frame.f_globals.get("__name__", "")
-        if not name.startswith("importlib") and name != __name__:
+        if not name.startswith(("importlib", __name__.rpartition(".")[0])):
             return str(name)
         frame = frame.f_back
     return ""
-
-
-def _sizes() -> list[int]:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    return [os.fstat(fd).st_size for fd in (1, 2)]
-
-
-def _thread_count() -> int:
-    return len(os.listdir("/proc/self/task"))
-
-
-def _open_files() -> set[str]:
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{number}")
-        except OSError:
-            continue  # That of this listing itself.
-        if target not in _HARMLESS:
-            found.add(target)
-    return found

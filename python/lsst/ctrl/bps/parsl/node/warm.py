@@ -13,7 +13,8 @@ from typing import Any
 
 from .fork_server_process import VARYING, ForkServerProcess
 from .jobs import Job
-from .processes import find_program
+from .memory import descendants
+from .processes import end, find_program
 from .python_scripts import interpreter_of
 from .timer import Timer
 
@@ -132,10 +133,12 @@ class WarmStart:
                 server.pid = None
 
     def close(self) -> None:
-        """End the servers."""
+        """End the servers, and what the command prefix has left running."""
         for server in self._alive():
             server.socket.close()
             server.kill()
+        for pid in descendants(os.getpid()):
+            end(pid)
 
     def _alive(self) -> list[ForkServerProcess]:
         return [server for server in self._servers.values() if server is not None]
