@@ -13,6 +13,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import weakref
 from typing import Any, NoReturn
 
@@ -31,7 +32,6 @@ def finish(status: int) -> NoReturn:
         Exit code; the negative number of a signal that is to end the process.
     """
     import atexit
-    import threading
 
     for stream in (sys.stderr, sys.stdout):
         _quietly(stream, "flush")
@@ -91,6 +91,8 @@ def _take_apart() -> None:
     for item in sorted(files, key=_depth):
         _quietly(item, "flush")
     files.clear()
+    if threading.active_count() > 1:
+        return  # What runs on may need what is there.
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
         if hasattr(sys, name):
             delattr(sys, name)
@@ -110,7 +112,8 @@ def _take_apart() -> None:
     del objects
     for item in sorted(left, key=_depth):
         if not issubclass(type(item), _FILE):
-            _quietly(item, "__del__")
+            if not gc.is_finalized(item):
+                _quietly(item, "__del__")
         elif not any(item is stream for stream in (sys.stdin, sys.stdout, sys.stderr)):
             _quietly(item, "close")
 

@@ -64,7 +64,7 @@ class ForkServer:
         self._hidden: list[str] = first["hidden"]
         self._preloader = Preloader(first["modules"], first["excluded"], careful=first["careful"])
         environ = {name: value for name, value in os.environ.items() if name not in self._hidden}
-        self._scripts = Scripts(self._preloader)
+        self._scripts = Scripts()
         self._say({"ready": environ, "executable": sys.executable})
         gc.disable()
 
@@ -107,11 +107,11 @@ class ForkServer:
         script = message["script"]
         job = None
         try:
-            code = self._scripts.code(script)
+            code = self._scripts.code(script, self._preloader)
             if self._preloader:
                 # Once here costs less than once here and once in the first job.
                 self._load()
-            refused = shadowed(os.path.dirname(os.path.realpath(script)))
+            refused = self._scripts.own_ways(script) or shadowed(os.path.dirname(os.path.realpath(script)))
         except (OSError, SyntaxError, ValueError):
             refused = "what cannot be read"  # A fresh interpreter says it best.
         if refused:

@@ -84,9 +84,11 @@ class Script:
         sys.orig_argv = [interpreter[1], path, *arguments]
         if not getattr(sys.flags, "safe_path", False):
             sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
-        # The module in its place has code that is running.
-        sys.modules[f"{_OWN_MODULES}.start"] = sys.modules["__main__"]
-        sys.modules["__main__"] = _main_module(path)
+        old, new = sys.modules["__main__"], _main_module(path)
+        for name in [name for name, module in sys.modules.items() if module is old]:
+            sys.modules[name] = new  # ``multiprocessing`` has another name for it.
+        # It has code that is running.
+        sys.modules[f"{_OWN_MODULES}.start"] = old
         self.code = code
         self._at_end = at_end
         self._status = 0
@@ -181,6 +183,9 @@ def _status_of_exit(exc: SystemExit) -> int:
 def _print(text: str) -> None:
     """Write to stderr, as far as there is one."""
     try:
-        sys.stderr.write(text)
+        if sys.stderr is None:
+            os.write(2, text.encode("utf-8", "backslashreplace"))
+        else:
+            sys.stderr.write(text)
     except Exception as exc:
         say_ignored(exc, sys.stderr)

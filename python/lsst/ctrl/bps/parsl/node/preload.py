@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import CodeType
 from typing import Any
@@ -31,9 +31,12 @@ __all__ = ["Lesson", "Preloader", "Scripts", "shadowed"]
 
 _LONGEST_LESSON = 1 << 20
 _OWN_WAYS = re.compile(
-    rb"sys\.path|site\.|meta_path|path_hooks|path_importer_cache|sys\.modules|__path__|runpy"
+    rb"\bsys\.path\b|\bsite\.addsitedir|meta_path|path_hooks|path_importer_cache|sys\.modules|__path__|runpy"
 )
 """What a script has that looks for modules in a way of its own."""
+
+_CHANGES_PATH = re.compile(rb"\bsys\.path(\.insert|\.append|\.extend|\s*=[^=]|\[)|addsitedir|meta_path\.")
+"""What a module has that does so for those who import it."""
 
 
 class Lesson:
@@ -177,25 +180,21 @@ class Preloader:
 
 
 class Scripts:
-    """Scripts that were read and compiled.
+    """Scripts that were read and compiled."""
 
-    Parameters
-    ----------
-    preloader : `Preloader`
-        Is told what each imports first of all.
-    """
+    def __init__(self) -> None:
+        self._scripts: dict[str, tuple[tuple[int, ...], CodeType, list[str]]] = {}
+        self._own_ways: dict[str, str | None] = {}
 
-    def __init__(self, preloader: Preloader) -> None:
-        self._preloader = preloader
-        self._codes: dict[str, tuple[tuple[int, ...], CodeType]] = {}
-
-    def code(self, path: str) -> CodeType:
+    def code(self, path: str, preloader: Preloader) -> CodeType:
         """Return what a script is compiled to.
 
         Parameters
         ----------
         path : `str`
             The script.
+        preloader : `Preloader`
+            Is told what the script imports first of all.
 
         Returns
         -------
@@ -207,29 +206,73 @@ class Scripts:
         OSError
             Raised if it cannot be read.
         SyntaxError, ValueError
-            Raised if it cannot be compiled, or not without a word, or may
-            mean other modules than those that are loaded here.
+            Raised if it cannot be compiled, or not without a word.
         """
         file = os.stat(path)
         state = (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
-        if path not in self._codes or self._codes[path][0] != state:
+        if path not in self._scripts or self._scripts[path][0] != state:
             with io.open_code(path) as stream:
                 source = stream.read()
-            if found := _OWN_WAYS.search(source):
-                raise ValueError(f"it uses {found.group().decode()}")
             with warnings.catch_warnings(record=True) as said:
-                tree = ast.parse(source, path)
+                imported = _imports(ast.parse(source, path))
                 # Of this file's own __future__ imports, the script gets none.
                 code = compile(source, path, "exec", dont_inherit=True)
             if said:
                 raise ValueError("the compiler warns of something")
-            self._codes[path] = state, code
-            for node in tree.body:
-                if isinstance(node, ast.Import):
-                    self._preloader.add([(alias.name, None) for alias in node.names])
-                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    self._preloader.add([(node.module, None)])
-        return self._codes[path][1]
+            self._scripts[path] = state, code, imported
+            self._own_ways.pop(path, None)
+        _, code, imported = self._scripts[path]
+        preloader.add([(name, None) for name in imported])
+        return code
+
+    def own_ways(self, path: str) -> str | None:
+        """Tell whether a script may mean other modules than those loaded here.
+
+        Parameters
+        ----------
+        path : `str`
+            A script of which `code` was asked.
+
+        Returns
+        -------
+        why : `str` or `None`
+            What it, or a module that it imports, has to do with where modules
+            are looked for.
+        """
+        if path not in self._own_ways:
+            patterns = {
+                path: _OWN_WAYS,
+                **dict.fromkeys(map(_file_of, self._scripts[path][2]), _CHANGES_PATH),
+            }
+            found = (_found(file, pattern) for file, pattern in patterns.items() if file)
+            self._own_ways[path] = next(filter(None, found), None)
+        return self._own_ways[path]
+
+
+def _found(path: str, pattern: re.Pattern[bytes]) -> str | None:
+    with open(path, "rb") as stream:
+        found = pattern.search(stream.read())
+    return f"{path} uses {found.group().decode()}" if found else None
+
+
+def _imports(tree: ast.Module) -> list[str]:
+    names = []
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+    return names
+
+
+def _file_of(name: str) -> str:
+    """Return the file of a module that is no part of Python itself."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is None and "." not in name:
+        spec = PathFinder.find_spec(name)
+    origin = str(getattr(spec, "origin", None) or "")
+    ours = name.partition(".")[0] not in sys.stdlib_module_names and origin.endswith(".py")
+    return origin if ours else ""
 
 
 def shadowed(directory: str) -> str | None:

@@ -93,8 +93,7 @@ class Watch:
         return original(logger, level)
 
     def _seed(self, original: Callable[..., None], generator: random.Random, *arguments: Any) -> None:
-        # The one of the module itself is seeded again in each child.
-        if not any(argument is not None for argument in arguments) and _caller() != "random":
+        if not any(argument is not None for argument in arguments):
             self._noted = "makes random numbers"
         original(generator, *arguments)
 
