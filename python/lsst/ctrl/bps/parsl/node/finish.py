@@ -97,7 +97,9 @@ def _take_apart() -> None:
         if hasattr(sys, name):
             delattr(sys, name)
     # As long as they are needed, its names are there: finalizers use them.
-    main = weakref.ref(sys.modules.pop("__main__"))
+    main = weakref.ref(sys.modules["__main__"])
+    for name in [name for name, module in sys.modules.items() if module is main()]:
+        del sys.modules[name]
     gc.collect()
     if (kept := main()) is not None:
         for name in list(kept.__dict__):

@@ -171,6 +171,7 @@ class Preloader:
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
         """Look, and refuse modules that must not be imported (for `sys.meta_path`)."""
+        self._watch.look()
         self._look(name)
         if name in self._excluded:
             # Whoever can do without it would be another one than in a job.

@@ -36,6 +36,8 @@ class Watch:
         self._noted: str | None = None
         self._threads = 1
         self._state: dict[str, Any] = {}
+        self._originals: list[tuple[Any, str, Any]] = []
+        self._numpy = False
 
     def begin(self) -> None:
         """Take the state of this process for the one that it should have."""
@@ -70,22 +72,27 @@ class Watch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Note calls of functions that have another result in each process."""
-        places: list[tuple[Any, str, Callable[..., Any]]] = [
-            (logging.Logger, "isEnabledFor", self._is_enabled),
-            (random.Random, "seed", self._seed),
-        ]
-        if generator := sys.modules.get("numpy.random.bit_generator"):
-            places.append((generator, "randbits", self._randbits))
-        originals = [(owner, name, getattr(owner, name, None)) for owner, name, _ in places]
-        for (owner, name, replacement), (_, _, original) in zip(places, originals, strict=True):
-            if original is not None:
-                setattr(owner, name, _bound(replacement, original))
+        self._replace(logging.Logger, "isEnabledFor", self._is_enabled)
+        self._replace(random.Random, "seed", self._seed)
         try:
             yield
         finally:
-            for owner, name, original in originals:
-                if original is not None:
-                    setattr(owner, name, original)
+            for owner, name, original in self._originals:
+                setattr(owner, name, original)
+            self._originals.clear()
+            self._numpy = False
+
+    def look(self) -> None:
+        """Watch also what was imported in the meantime."""
+        generator = sys.modules.get("numpy.random.bit_generator")
+        if not self._numpy and hasattr(generator, "randbits"):
+            self._numpy = True
+            self._replace(generator, "randbits", self._randbits)
+
+    def _replace(self, owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+        original = getattr(owner, name)
+        self._originals.append((owner, name, original))
+        setattr(owner, name, _bound(replacement, original))
 
     def _is_enabled(self, original: Callable[..., bool], logger: logging.Logger, level: int) -> bool:
         if level >= logging.INFO:
@@ -98,7 +105,8 @@ class Watch:
         original(generator, *arguments)
 
     def _randbits(self, original: Callable[..., int], *arguments: Any) -> int:
-        if _caller() != "numpy.random.mtrand":
+        # NumPy's own is seeded again in each child.
+        if not _caller().startswith("numpy."):
             self._noted = "makes random numbers"
         return original(*arguments)
 
@@ -112,7 +120,13 @@ def _bound(replacement: Callable[..., Any], original: Callable[..., Any]) -> Cal
 
 def _caller() -> str:
     """Return the name of the module whose code is running."""
-    return str(sys._getframe(3).f_globals.get("__name__", ""))
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if not name.startswith(("importlib", __name__.rpartition(".")[0])):
+            return name
+        frame = frame.f_back
+    return ""
 
 
 def _state() -> dict[str, Any]:
