@@ -53,6 +53,10 @@ class Connection:
         """Have a message sent with the next `flush`."""
         self._replies.append(message)
 
+    def say(self, message: dict[str, Any]) -> None:
+        """Have a message sent before the replies of the next `flush`."""
+        self._replies.insert(0, message)
+
     def flush(self, more: dict[str, Any]) -> bool:
         """Send what there is to send.
 

@@ -186,7 +186,7 @@ class Runner:
             self._lines.clear()
         if self._warm.notes:
             for connection in self._connections:
-                connection.reply({"note": " ".join(self._warm.notes)})
+                connection.say({"note": " ".join(self._warm.notes)})
             self._warm.notes.clear()
         for connection in list(self._connections):
             if not connection.flush(more):

@@ -55,6 +55,7 @@ class WarmStart:
         self._servers: dict[tuple[Any, ...], ForkServerProcess | None] = {}
         self._waiting: dict[ForkServerProcess, list[Job]] = {}
         self._asked: dict[ForkServerProcess, set[Job]] = {}
+        self._said: set[str] = set()
         self.notes: list[str] = []
 
     def start(self, job: Job) -> None:
@@ -211,7 +212,8 @@ class WarmStart:
 
     def _note(self, why: str) -> None:
         note = f"Jobs start without preloaded modules: {why}."
-        if note not in self.notes:
+        if note not in self._said:
+            self._said.add(note)
             self.notes.append(note)
 
 
