@@ -14,6 +14,7 @@ from end_to_end.support import (
     assert_done_once,
     events_of_kind,
     job_names,
+    node_ends,
     node_events,
     report_counts,
     wait_until,
@@ -67,6 +68,8 @@ def test_pipeline(bench: Bench, with_repo: Callable[[Bench], Bench]) -> None:
         assert (
             name.endswith(("pipetaskInit", "finalJob")) or "Executed 1 quanta successfully" in log.read_text()
         ), log
+    warm = Counter(event.get("warm") for event in node_ends(submit_path))
+    assert warm == {True: 5, None: 1}, "the final job is bash"
     report = bench.bps("report", "--id", run_id).succeeded().stdout
     assert "SUCCEEDED" in report
     assert report_counts(report, "TOTAL") == {"SUCCEEDED": 6, "EXPECTED": 6}

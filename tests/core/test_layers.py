@@ -27,7 +27,7 @@ LAYERS = [
         *(f"node.{name}" for name in "records script timer waiting".split()),
     },
     {"node.connection", "node.listener", "node.main_script", "node.watch"},
-    {"node.preload", "node.python_scripts", "node.supervisor"},
+    {"node.pilot", "node.preload", "node.python_scripts", "node.supervisor"},
     {"node.fork_server", "node.fork_server_process"},
     {"node.jobs"},
     {"node.warm"},

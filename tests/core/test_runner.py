@@ -57,6 +57,12 @@ class Node:
         write_environment(self.paths.environment, environ, prefix)
 
     @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process of the client's runner."""
+        assert self.client.process is not None
+        return self.client.process
+
+    @property
     def client(self) -> RunnerClient:
         """The client, which is started by its first use."""
         if self._client is None:
@@ -447,7 +453,7 @@ def test_secrets_are_on_no_command_line(node: Node) -> None:
     for waiting in (fifo, second):
         waiting.release()
     assert held.result(10)["exit"] == other.result(10)["exit"] == 0
-    assert b"node.runner" in lines
+    assert b"node.process" in lines
     assert secret.encode() not in lines
     for path in [*node.paths.journals.iterdir(), *node.paths.logs.rglob("*.std*")]:
         assert secret not in path.read_text()
@@ -590,7 +596,7 @@ def test_job_that_ends_with_its_node_is_lost(node: Node) -> None:
     held, fifo = node.begin_held()
     os.kill(fifo.pid, signal.SIGTERM)
     wait_gone(fifo.pid)
-    node.client.process.terminate()
+    node.process.terminate()
     assert "worker" in held.result(10)["lost"]
     assert [event.get("lost") for event in node.events() if event["e"] == "end"] == ["its worker was ended"]
 
@@ -706,18 +712,18 @@ def test_runner_that_is_killed(node: Node) -> None:
 def test_runner_that_is_terminated_ends_its_jobs(node: Node) -> None:
     """SIGTERM to the runner ends its jobs first."""
     held, fifo = node.begin_held()
-    node.client.process.terminate()
+    node.process.terminate()
     result = held.result(10)
     assert "lost" in result or result["exit"] == 143
-    wait_gone(fifo.pid, node.client.process.pid)
+    wait_gone(fifo.pid, node.process.pid)
 
 
 def test_terminal_does_not_reach_the_jobs(node: Node) -> None:
     """Ctrl-C, and a terminal that closes, are for the driver to answer, and not for the runner."""
     node.run("/bin/true")
-    assert os.getsid(node.client.process.pid) == node.client.process.pid
+    assert os.getsid(node.process.pid) == node.process.pid
     for number in (signal.SIGINT, signal.SIGHUP):
-        node.client.process.send_signal(number)
+        node.process.send_signal(number)
     assert node.run("/bin/true")["exit"] == 0
 
 

@@ -493,6 +493,12 @@ def job_names(submit_path: Path) -> list[str]:
     return [job.name for job in Plan(SubmitPaths(submit_path).plan).jobs()]
 
 
+def node_ends(submit_path: Path) -> list[dict[str, Any]]:
+    """Return what runners wrote down about the ends of jobs."""
+    paths = SubmitPaths(submit_path).node_journals()
+    return [event for path in paths for event in read_journal(path) if event["e"] == "end"]
+
+
 def node_events(submit_path: Path, kind: str) -> Counter[str]:
     """Count the attempts of each job that nodes saw ``start`` or ``end``.
 

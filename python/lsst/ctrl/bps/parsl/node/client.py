@@ -17,8 +17,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -26,10 +24,11 @@ from typing import Any
 from .environment import capture_environment, load_environment
 from .leftovers import end_leftovers
 from .listener import Meeting
-from .processes import end_with_parent, parent, start_time
+from .pilot import capacity, keeper, time_left
+from .processes import end_with_parent, start_time
 from .records import RUN_VARIABLE, RUNNER_VARIABLE
 
-__all__ = ["PILOT_END", "RunnerClient", "run_job"]
+__all__ = ["RunnerClient", "run_job"]
 
 _START = f"""
 import sys
@@ -39,9 +38,6 @@ main()
 """
 """Python code that starts a runner. It is found beside this file, and not as a
 part of the packages above, which take a second to import."""
-
-PILOT_END = "BPS_PARSL_PILOT_END"
-"""Environment variable in a pilot: when it ends, in seconds since 1970."""
 
 _CLIENTS: dict[tuple[str, str], RunnerClient] = {}
 _REFUSED: dict[str, int] = {}
@@ -86,8 +82,8 @@ class RunnerClient:
 
     def _shared(self) -> socket.socket:
         """Connect to the runner of this pilot, starting it where needed."""
-        keeper = self._setup.get("keeper")
-        pilot = keeper or (os.getppid(), start_time(os.getppid()))
+        worker = self._setup.get("keeper")
+        pilot = worker or (os.getppid(), start_time(os.getppid()))
         meeting = Meeting(self._setup["submit_path"], self._setup["site"], *map(str, pilot))
         try:
             if connected := meeting.connect():
@@ -97,7 +93,7 @@ class RunnerClient:
                 if connected := meeting.connect():
                     return connected
                 with meeting.listen() as listening:
-                    known = dict(zip(("keeper", "since"), keeper or (), strict=False))
+                    known = dict(zip(("keeper", "since"), worker or (), strict=False))
                     what = {"fd": listening.fileno(), "directory": meeting.directory, **known}
                     self._start(listening.fileno(), "listening", json.dumps(what))
                 connected = meeting.connect()
@@ -135,7 +131,7 @@ class RunnerClient:
             **{name: self._setup.get(name) for name in ("journals", "cwd", "warm", "enforce")},
             "environment": environment,
             "prefix": self._prefix,
-            **_capacity(self._setup),
+            **capacity(self._setup),
         }
 
     def run(self, spec: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +194,8 @@ class RunnerClient:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # The process was gone before.
-        if self.process is not None:
+        # One that others use goes on.
+        if self.process is not None and not self._setup.get("shared"):
             try:
                 self.process.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -333,13 +330,13 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
         to know (``monitored`` in the setup).
     """
     if setup.get("own_process"):
-        setup = {**setup, "keeper": _keeper()}
+        setup = {**setup, "keeper": keeper()}
         end_with_parent()
         if os.getpgrp() != os.getpid():
             # The worker ends the group of a process that it has started, and
             # may not have made it in time.
             os.setpgid(0, 0)
-    left = _time_left()
+    left = time_left()
     if left is not None and left < spec.get("walltime", 0):
         return {"declined": left}
     if spec["n"] <= _REFUSED.get(setup["submit_path"], 0):
@@ -350,50 +347,3 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
         # not be loaded where this arrives.
         raise RuntimeError(f"exit code {result['exit']}; its output: {spec['stderr']}", result)
     return result
-
-
-def _capacity(setup: dict[str, Any]) -> dict[str, float | None]:
-    """Return what the jobs here may have: what the site says, or Slurm has granted."""
-    capacity = {name: setup.get(name) for name in ("cpus", "memory")}
-    if setup.get("shared") and capacity["memory"] is None:
-        capacity["memory"] = _slurm_memory(os.environ)
-    return capacity
-
-
-def _slurm_memory(environ: Mapping[str, str]) -> float | None:
-    """Return the memory (MB) that Slurm has granted on this node.
-
-    The variables are those that Slurm sets in a job; 0 is all there is.
-    """
-    try:
-        if node := environ.get("SLURM_MEM_PER_NODE"):
-            return float(node) or None
-        return float(environ["SLURM_MEM_PER_CPU"]) * float(environ["SLURM_CPUS_ON_NODE"]) or None
-    except (KeyError, ValueError):
-        return None
-
-
-def _keeper() -> tuple[int, int | None]:
-    """Return the process that has started this one's group, and when it began.
-
-    Work Queue's worker has each task in a process group; it lasts as long as
-    its pilot.
-    """
-    own = os.getpgrp()
-    pid = os.getppid()
-    while pid > 1 and _group(pid) == own:
-        pid = parent(pid)
-    return pid, start_time(pid)
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def _time_left() -> float | None:
-    """Return the seconds that this pilot has; `None` where it has no end."""
-    end = os.environ.get(PILOT_END)
-    return float(end) - time.time() if end else None

@@ -24,6 +24,9 @@ __all__ = ["Listener", "Meeting", "peer_is_ours"]
 BASE = "/tmp"
 """Where the directories are: on each node, and short enough for a socket."""
 
+SOCKET = "socket"
+"""Name of the socket in such a directory."""
+
 FIRST = 60.0
 """Seconds for which a runner waits for the first process."""
 
@@ -44,7 +47,7 @@ class Meeting:
             "\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=12
         ).hexdigest()
         self.directory = f"{base}/bps-parsl-{os.getuid()}-{name}"
-        self.path = f"{self.directory}/socket"
+        self.path = f"{self.directory}/{SOCKET}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -61,13 +64,12 @@ class Meeting:
             except FileExistsError:
                 pass
             try:
-                fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = self._open()
             except FileNotFoundError:
                 continue  # A runner that ended has just removed it.
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 if _same(fd, self.directory):
-                    _check(fd, self.directory)
                     yield
                     return
             finally:
@@ -78,19 +80,37 @@ class Meeting:
 
         Raises
         ------
-        PermissionError
-            Raised if whoever is there is another user.
+        OSError
+            Raised if the directory is not one of this user's alone, or who is
+            there is another user.
         """
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connected.connect(self.path)
+            fd = self._open()
+            try:
+                # In the directory that was looked at, whatever its name leads to now.
+                connected.connect(f"/proc/self/fd/{fd}/{SOCKET}")
+            finally:
+                os.close(fd)
+            if not peer_is_ours(connected):
+                raise PermissionError(f"{self.directory} has the socket of another user's process")
         except (FileNotFoundError, ConnectionRefusedError):
             connected.close()
             return None
-        if not peer_is_ours(connected):
+        except OSError:
             connected.close()
-            raise PermissionError(f"{self.path} belongs to another user's process")
+            raise
         return connected
+
+    def _open(self) -> int:
+        """Open the directory, if it is one of this user's alone."""
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _check(fd, self.directory)
+        except PermissionError:
+            os.close(fd)
+            raise
+        return fd
 
     def listen(self) -> socket.socket:
         """Make the socket; the directory is locked.
@@ -171,7 +191,7 @@ class Listener:
             return  # What is there now is the next runner's.
         self._stopped = True
         try:
-            os.unlink(f"{self._directory}/socket")
+            os.unlink(f"{self._directory}/{SOCKET}")
         except FileNotFoundError:
             pass
 

@@ -63,13 +63,14 @@ def supervise(
     try:
         with socket.socket(fileno=control) as connection:
             become_subreaper()
+            began = time.time(), time.monotonic()
             try:
                 pid = begin()
             except (OSError, ValueError) as exc:  # Such as a NUL in an argument.
                 error = [exc.errno, exc.strerror] if isinstance(exc, OSError) else [None, str(exc)]
                 _send(connection, {"error": error})
             else:
-                _Supervisor(connection, pid, limit).run({control, keep or control})
+                _Supervisor(connection, pid, limit, began).run({control, keep or control})
                 if afterwards is not None:
                     afterwards()
         code = 0
@@ -78,13 +79,15 @@ def supervise(
 
 
 class _Supervisor:
-    def __init__(self, control: socket.socket, pid: int, limit: float | None) -> None:
+    def __init__(
+        self, control: socket.socket, pid: int, limit: float | None, began: tuple[float, float]
+    ) -> None:
         self._control = control
         self._pid = pid
         self._limit = limit
         self._peak = 0
         self._over = False
-        self._started, self._clock = time.time(), time.monotonic()
+        self._started, self._clock = began
 
     def run(self, keep: set[int]) -> None:
         # At once: until the runner knows it, nobody could end it in our place.

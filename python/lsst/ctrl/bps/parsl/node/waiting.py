@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,6 +27,7 @@ class WaitingJobs:
     def __init__(self, cpus: float | None = None, memory: float | None = None) -> None:
         self.cpus, self.memory = cpus, memory
         self._jobs: list[tuple[tuple[float, int], dict[str, Any]]] = []
+        self._sizes: Counter[tuple[float, float]] = Counter()
         self._passed: dict[int, int] = {}
         self._arrived = 0
         self._running = 0
@@ -43,6 +45,7 @@ class WaitingJobs:
             The job, with ``cpus``, ``memory`` (MB) and perhaps ``priority``.
         """
         self._arrived += 1
+        self._sizes[_size(spec)] += 1
         insort(self._jobs, ((-spec.get("priority", 0), self._arrived), spec), key=lambda entry: entry[0])
 
     def next(self) -> dict[str, Any] | None:
@@ -55,16 +58,20 @@ class WaitingJobs:
             node has it for itself. A small one may pass a large one that
             waits, but only so often: then the node is kept free for that.
         """
+        too_large: set[tuple[float, float]] = set()
         for place, ((_, number), spec) in enumerate(self._jobs):
+            if len(too_large) == len(self._sizes):
+                break  # Of no size has one room.
             if self._fits(spec):
                 del self._jobs[place]
-                self._passed.pop(number, None)
+                self._forget(number, spec)
                 for (_, before), _ in self._jobs[:place]:
                     self._passed[before] = self._passed.get(before, 0) + 1
                 self._running += 1
                 self._used_cpus += spec["cpus"]
                 self._used_memory += spec["memory"]
                 return spec
+            too_large.add(_size(spec))
             if self._passed.get(number, 0) >= MOST_PASSES:
                 break
         return None
@@ -94,11 +101,17 @@ class WaitingJobs:
         removed : `~collections.abc.Iterable` [`dict`]
             These jobs.
         """
-        removed = [spec for _, spec in self._jobs if which(spec)]
+        removed = [entry for entry in self._jobs if which(entry[1])]
         self._jobs = [entry for entry in self._jobs if not which(entry[1])]
-        waiting = {number for (_, number), _ in self._jobs}
-        self._passed = {number: count for number, count in self._passed.items() if number in waiting}
-        return removed
+        for (_, number), spec in removed:
+            self._forget(number, spec)
+        return [spec for _, spec in removed]
+
+    def _forget(self, number: int, spec: dict[str, Any]) -> None:
+        self._passed.pop(number, None)
+        self._sizes[_size(spec)] -= 1
+        if not self._sizes[_size(spec)]:
+            del self._sizes[_size(spec)]
 
     def _fits(self, spec: dict[str, Any]) -> bool:
         if not self._running:
@@ -106,3 +119,7 @@ class WaitingJobs:
         if self.cpus is not None and self._used_cpus + spec["cpus"] > self.cpus:
             return False
         return self.memory is None or self._used_memory + spec["memory"] <= self.memory
+
+
+def _size(spec: dict[str, Any]) -> tuple[float, float]:
+    return spec["cpus"], spec["memory"]

@@ -19,7 +19,7 @@ from parsl.executors import HighThroughputExecutor
 from parsl.providers.base import ExecutionProvider
 
 from ..errors import ConfigurationError
-from ..node.client import PILOT_END
+from ..node.pilot import PILOT_END
 from ..paths import SubmitPaths
 from ..setting_types import Count, Fraction, Lines, Options, Seconds, Walltime, Whole, clock_time
 from ..settings import SiteSettings, read_settings

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a worker knows of its pilot; standard library only."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .processes import parent, start_time
+
+__all__ = ["PILOT_END", "capacity", "keeper", "time_left"]
+
+PILOT_END = "BPS_PARSL_PILOT_END"
+"""Environment variable in a pilot: when it ends, in seconds since 1970."""
+
+
+def capacity(setup: dict[str, Any]) -> dict[str, float | None]:
+    """Return what the jobs here may have: what the site says, or Slurm has granted.
+
+    Parameters
+    ----------
+    setup : `dict`
+        As for `~lsst.ctrl.bps.parsl.node.client.RunnerClient`.
+
+    Returns
+    -------
+    capacity : `dict` [`str`, `float`]
+        ``cpus`` and ``memory`` (MB); `None` for no limit.
+    """
+    found = {name: setup.get(name) for name in ("cpus", "memory")}
+    if setup.get("shared") and found["memory"] is None:
+        found["memory"] = _slurm_memory(os.environ)
+    return found
+
+
+def _slurm_memory(environ: Mapping[str, str]) -> float | None:
+    """Return the memory (MB) that Slurm has granted on this node.
+
+    The variables are those that Slurm sets in a job; 0 is all there is.
+    """
+    try:
+        if node := environ.get("SLURM_MEM_PER_NODE"):
+            return float(node) or None
+        return float(environ["SLURM_MEM_PER_CPU"]) * float(environ["SLURM_CPUS_ON_NODE"]) or None
+    except (KeyError, ValueError):
+        return None
+
+
+def keeper() -> tuple[int, int | None]:
+    """Return the worker that has started this process for one task.
+
+    Returns
+    -------
+    pid : `int`
+        Its number. It lasts as long as its pilot, and has each task in a
+        process group of its own, if not from the first moment on.
+    since : `int` or `None`
+        When it began; see `~lsst.ctrl.bps.parsl.node.processes.start_time`.
+    """
+    own = os.getpgrp()
+    pid = os.getppid()
+    while pid > 1 and not _is_worker(pid):
+        pid = parent(pid)
+    if pid <= 1:
+        pid = os.getppid()
+        while pid > 1 and _group(pid) == own:
+            pid = parent(pid)
+    return pid, start_time(pid)
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            return stream.read().startswith(("work_queue_work", "vine_worker"))
+    except OSError:
+        return False
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def time_left() -> float | None:
+    """Return the seconds that this pilot has.
+
+    Returns
+    -------
+    seconds : `float` or `None`
+        The time; `None` where it has no end.
+    """
+    end = os.environ.get(PILOT_END)
+    return float(end) - time.time() if end else None
