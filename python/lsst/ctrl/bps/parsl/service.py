@@ -68,7 +68,8 @@ class ParslService(BaseWmsService):
         set_command_directories()
         # That of a job that submits another run is not for the jobs of this one.
         os.environ.pop(ATTEMPT_VARIABLE, None)
-        cpus = len(os.sched_getaffinity(0))
+        # Half of them: each of the final job's processes imports everything.
+        cpus = max(1, len(os.sched_getaffinity(0)) // 2)
         sites = {name: {"class": f"lsst.ctrl.bps.parsl.sites.{where}"} for name, where in FACILITIES.items()}
         return Config(
             {
