@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 __all__ = [
@@ -72,10 +73,15 @@ def become_subreaper() -> None:
 
 
 def _prctl(option: int, value: Any) -> None:
-    # Only few processes need it. One that has it already gives it to its forks.
+    _libc().prctl(option, value)
+
+
+@cache
+def _libc() -> Any:
+    # Only few processes need it. One that has it gives it to its forks.
     import ctypes
 
-    ctypes.CDLL(None, use_errno=True).prctl(option, value)
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def end(pid: int) -> None:

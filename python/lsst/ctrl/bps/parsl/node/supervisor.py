@@ -173,19 +173,23 @@ class _Supervisor:
                 os.waitpid(-1, 0)
             except ChildProcessError:
                 return
-            self._kill()
+            for pid in descendants(os.getpid()):
+                end(pid)
+
+    def _has_children(self) -> bool:
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
 
     def _measured(self) -> dict[str, Any]:
         wall = time.monotonic() - self._clock
         _, status = os.waitpid(self._pid, 0)
-        while True:  # Each that ends may leave us others.
-            left = descendants(os.getpid())
-            for pid in left:
+        while self._has_children():  # Each that ends may leave us others.
+            for pid in descendants(os.getpid()):
                 end(pid)
-            try:
-                os.waitpid(-1, 0)
-            except ChildProcessError:
-                break
+            os.waitpid(-1, 0)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         code = os.waitstatus_to_exitcode(status)
         result = {
