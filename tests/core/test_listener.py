@@ -689,3 +689,17 @@ def test_connecting_to_what_is_no_socket_leaves_nothing_open(tmp_path: Path, kin
     with suppress(OSError), meeting.locked():
         raise AssertionError("it was used")
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_next_runner_removes_what_killed_ones_left(tmp_path: Path) -> None:
+    """Directories of runners that were killed with all their workers go when another runner starts; those
+    where somebody listens, or is about to, stay.
+    """
+    stale, listening, starting, new = (Meeting(name, base=str(tmp_path)) for name in "abcd")
+    with stale.locked():
+        stale.listen().close()
+    with listening.locked():
+        server = listening.listen()
+    with server, starting.locked(), new.locked(), new.listen():
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {Path(meeting.directory).name for meeting in (listening, starting, new)}

@@ -15,7 +15,7 @@ import stat
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .processes import start_time
 
@@ -23,6 +23,9 @@ __all__ = ["Listener", "Meeting", "peer_is_ours"]
 
 BASE = "/tmp"
 """Where the directories are: on each node, and short enough for a socket."""
+
+PREFIX = "bps-parsl-"
+"""Beginning of their names."""
 
 SOCKET = "socket"
 """Name of the socket in such a directory."""
@@ -46,7 +49,7 @@ class Meeting:
         name = hashlib.blake2b(
             "\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=12
         ).hexdigest()
-        self.directory = f"{base}/bps-parsl-{os.getuid()}-{name}"
+        self.directory = f"{base}/{PREFIX}{os.getuid()}-{name}"
         self.path = f"{self.directory}/{SOCKET}"
 
     @contextmanager
@@ -120,6 +123,7 @@ class Meeting:
         listening : `socket.socket`
             The socket.
         """
+        _sweep(os.path.dirname(self.directory), self.directory)
         try:
             os.unlink(self.path)  # Of a runner that was killed.
         except FileNotFoundError:
@@ -222,6 +226,29 @@ def peer_is_ours(connected: socket.socket) -> bool:
     form = struct.Struct("3i")
     _, user, _ = form.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
     return bool(user == os.getuid())
+
+
+def _sweep(base: str, own: str) -> None:
+    """Remove what runners of this user left that were killed with all their workers."""
+    try:
+        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as stream:
+            open_sockets = {line.split()[-1] for line in stream}
+        names = [name for name in os.listdir(base) if name.startswith(f"{PREFIX}{os.getuid()}-")]
+    except OSError:
+        return
+    for directory in (f"{base}/{name}" for name in names):
+        if directory == own or f"{directory}/{SOCKET}" in open_sockets:
+            continue
+        with suppress(OSError):  # Somebody is there, or it is not ours.
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                _check(fd, directory)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(FileNotFoundError):
+                    os.unlink(SOCKET, dir_fd=fd)
+                os.rmdir(directory)
+            finally:
+                os.close(fd)
 
 
 def _same(fd: int, path: str) -> bool:
