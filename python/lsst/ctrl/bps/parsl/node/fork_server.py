@@ -115,7 +115,7 @@ class ForkServer:
         except (OSError, SyntaxError, ValueError):
             refused = "what cannot be read"  # A fresh interpreter says it best.
         if refused:
-            os.write(fds[2], json.dumps({"cold": refused}).encode() + b"\n")
+            self._refuse(fds[2], refused)
         else:
             lesson = Lesson()
             job = self._fork(message, fds, code, lesson)
@@ -125,6 +125,12 @@ class ForkServer:
             for fd in fds:
                 os.close(fd)
         return job
+
+    def _refuse(self, control: int, why: str) -> None:
+        try:
+            os.write(control, json.dumps({"cold": why}).encode() + b"\n")
+        except OSError:
+            pass  # The job is not wanted any more.
 
     def _fork(self, message: dict[str, Any], fds: list[int], code: CodeType, lesson: Lesson) -> Job | None:
         if os.fork():

@@ -52,7 +52,7 @@ class WarmStart:
         self._selector = selector
         self._timer = timer
         self._begin = begin
-        self._servers: dict[tuple[Any, ...], ForkServerProcess | None] = {}
+        self._servers: dict[tuple[Any, ...], ForkServerProcess] = {}
         self._waiting: dict[ForkServerProcess, list[Job]] = {}
         self._asked: dict[ForkServerProcess, set[Job]] = {}
         self._said: set[str] = set()
@@ -119,7 +119,7 @@ class WarmStart:
 
     def processes(self) -> set[int]:
         """Return the numbers of the servers."""
-        return {server.pid for server in self._alive() if server.pid is not None}
+        return {server.pid for server in self._servers.values() if server.pid is not None}
 
     def reaped(self, pid: int) -> None:
         """Take note that a process has ended, whose number may be another's now.
@@ -129,20 +129,17 @@ class WarmStart:
         pid : `int`
             The number.
         """
-        for server in self._alive():
+        for server in self._servers.values():
             if server.pid == pid:
                 server.pid = None
 
     def close(self) -> None:
         """End the servers, and what the command prefix has left running."""
-        for server in self._alive():
+        for server in self._servers.values():
             server.socket.close()
             server.kill()
         for pid in descendants(os.getpid()):
             end(pid)
-
-    def _alive(self) -> list[ForkServerProcess]:
-        return [server for server in self._servers.values() if server is not None]
 
     def _server_for(self, job: Job) -> ForkServerProcess | None:
         environ, prefix, command = job.environ, job.owner.setup["prefix"], job.argv[0]
@@ -154,13 +151,14 @@ class WarmStart:
         fixed = frozenset(item for item in environ.items() if item[0] not in VARYING)
         # With a prefix, a word without a slash may be a function of bash.
         key = (prefix, fixed, command if prefix and "/" not in command else "")
-        if key not in self._servers:
-            self._servers[key] = self._new(environ, prefix, command)
-        server = self._servers[key]
-        return None if server is None or server.why_not else server
+        server = self._servers.get(key) or self._new(environ, prefix, command)
+        if server is None:
+            return None  # Not kept: each job may have an environment of its own.
+        self._servers[key] = server
+        return None if server.why_not else server
 
     def _new(self, environ: dict[str, str], prefix: str, command: str) -> ForkServerProcess | None:
-        if len(self._alive()) >= MOST_SERVERS:
+        if len(self._servers) >= MOST_SERVERS:
             self._note(f"jobs have more than {MOST_SERVERS} different environments")
             return None
         try:
