@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import chdir, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -624,20 +625,21 @@ def test_another_account_cannot_use_the_runner(pilot: Pilot, opened: bool) -> No
 def test_server_of_another_account_is_refused(pilot: Pilot) -> None:
     """A client tells nothing to a process of another account that listens where its runner would."""
     meeting = pilot.meeting()
-    os.mkdir(meeting.directory, 0o777)
-    os.chown(meeting.directory, OTHER, OTHER)
+    os.mkdir(meeting.directory)
+    os.chmod(meeting.directory, 0o777)  # Or it could not listen there.
     command = by_others(meeting.path, "listen")
-    try:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        try:
             assert server.stdout is not None
             assert server.stdout.readline() == "listening\n"
+            os.chmod(meeting.directory, 0o700)
             with pytest.raises(PermissionError, match="another user"):
                 meeting.connect()
             assert server.stdout.readline() == "accepted\n"
             check_own_runners(pilot)
+        finally:
             server.kill()
-    finally:
-        shutil.rmtree(meeting.directory)
+            shutil.rmtree(meeting.directory)
 
 
 # The directory by itself.
@@ -691,15 +693,16 @@ def test_connecting_to_what_is_no_socket_leaves_nothing_open(tmp_path: Path, kin
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_next_runner_removes_what_killed_ones_left(tmp_path: Path) -> None:
+def test_next_runner_removes_what_killed_ones_left() -> None:
     """Directories of runners that were killed with all their workers go when another runner starts; those
     where somebody listens, or is about to, stay.
     """
-    stale, listening, starting, new = (Meeting(name, base=str(tmp_path)) for name in "abcd")
-    with stale.locked():
-        stale.listen().close()
-    with listening.locked():
-        server = listening.listen()
-    with server, starting.locked(), new.locked(), new.listen():
-        left = {path.name for path in tmp_path.iterdir()}
+    with TemporaryDirectory(dir="/tmp") as base:  # Short enough for a socket.
+        stale, listening, starting, new = (Meeting(name, base=base) for name in "abcd")
+        with stale.locked():
+            stale.listen().close()
+        with listening.locked():
+            server = listening.listen()
+        with server, starting.locked(), new.locked(), new.listen():
+            left = set(os.listdir(base))
     assert left == {Path(meeting.directory).name for meeting in (listening, starting, new)}

@@ -453,7 +453,7 @@ def test_secrets_are_on_no_command_line(node: Node) -> None:
     for waiting in (fifo, second):
         waiting.release()
     assert held.result(10)["exit"] == other.result(10)["exit"] == 0
-    assert b"node.process" in lines
+    assert b"node.runner" in lines
     assert secret.encode() not in lines
     for path in [*node.paths.journals.iterdir(), *node.paths.logs.rglob("*.std*")]:
         assert secret not in path.read_text()
