@@ -162,6 +162,10 @@ class ParslBackend:
             monitored |= _choices(site)
             if isinstance(executor, ThreadPoolExecutor):
                 self._here.add(executor.label)
+                cpus = site.get_capacity()["cpus"]
+                if self._in_order and cpus is not None:
+                    # Of more threads than run jobs, either may be heard first.
+                    executor.max_threads = min(executor.max_threads or 1, int(cpus))
                 setup = node_setup(self._paths, self._cwd, site.name or "")
                 self._setups[executor.label] = {**setup, **site.get_capacity(), **monitored}
                 if site is self._sites.main:

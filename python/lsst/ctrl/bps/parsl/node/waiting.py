@@ -15,7 +15,8 @@ MOST_PASSES = 16
 
 
 class WaitingJobs:
-    """Jobs in order of priority, and of those alike, in order of arrival.
+    """Jobs in order of priority, and of those alike, in that of their numbers
+    (``n``) and of arrival.
 
     Parameters
     ----------
@@ -26,7 +27,7 @@ class WaitingJobs:
 
     def __init__(self, cpus: float | None = None, memory: float | None = None) -> None:
         self.cpus, self.memory = cpus, memory
-        self._jobs: list[tuple[tuple[float, int], dict[str, Any]]] = []
+        self._jobs: list[tuple[tuple[float, int, int], dict[str, Any]]] = []
         self._sizes: Counter[tuple[float, float]] = Counter()
         self._passed: dict[int, int] = {}
         self._arrived = 0
@@ -46,7 +47,9 @@ class WaitingJobs:
         """
         self._arrived += 1
         self._sizes[_size(spec)] += 1
-        insort(self._jobs, ((-spec.get("priority", 0), self._arrived), spec), key=lambda entry: entry[0])
+        # Of two threads that ask at once, either may be heard first.
+        place = (-spec.get("priority", 0), spec.get("n", 0), self._arrived)
+        insort(self._jobs, (place, spec), key=lambda entry: entry[0])
 
     def next(self) -> dict[str, Any] | None:
         """Take out the job that is to begin now.
@@ -59,13 +62,13 @@ class WaitingJobs:
             waits, but only so often: then the node is kept free for that.
         """
         too_large: set[tuple[float, float]] = set()
-        for place, ((_, number), spec) in enumerate(self._jobs):
+        for place, ((*_, number), spec) in enumerate(self._jobs):
             if len(too_large) == len(self._sizes):
                 break  # Of no size has one room.
             if self._fits(spec):
                 del self._jobs[place]
                 self._forget(number, spec)
-                for (_, before), _ in self._jobs[:place]:
+                for (*_, before), _ in self._jobs[:place]:
                     self._passed[before] = self._passed.get(before, 0) + 1
                 self._running += 1
                 self._used_cpus += spec["cpus"]
@@ -103,7 +106,7 @@ class WaitingJobs:
         """
         removed = [entry for entry in self._jobs if which(entry[1])]
         self._jobs = [entry for entry in self._jobs if not which(entry[1])]
-        for (_, number), spec in removed:
+        for (*_, number), spec in removed:
             self._forget(number, spec)
         return [spec for _, spec in removed]
 
