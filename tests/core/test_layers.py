@@ -23,8 +23,8 @@ LAYERS = [
     {
         "errors",
         "setting_types",
-        *(f"node.{name}" for name in "environment finish leftovers memory middleware processes".split()),
-        *(f"node.{name}" for name in "records script timer waiting".split()),
+        *(f"node.{name}" for name in "environment finish leftovers lines memory middleware".split()),
+        *(f"node.{name}" for name in "processes records script timer waiting".split()),
     },
     {"node.connection", "node.listener", "node.main_script", "node.watch"},
     {"node.pilot", "node.preload", "node.python_scripts", "node.supervisor"},

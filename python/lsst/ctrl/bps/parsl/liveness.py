@@ -22,6 +22,7 @@ import psutil
 
 from .errors import RunHeldError
 from .files import PUBLIC, storage_errors, write_atomic
+from .node.processes import start_time
 
 __all__ = ["Holder", "RunLock", "ask_to_cancel", "living_holder", "take_cancel_request"]
 
@@ -56,24 +57,14 @@ class Holder:
     def this_process(cls) -> Holder:
         """Describe this process."""
         pid = os.getpid()
-        return cls(socket.gethostname(), pid, _start_ticks(pid), _boot_id())
+        return cls(socket.gethostname(), pid, start_time(pid) or 0, _boot_id())
 
     def runs_here(self) -> bool:
         """Tell whether it is a living process of this host."""
         if self.host != socket.gethostname() or self.boot != _boot_id():
             return False
-        try:
-            if _start_ticks(self.pid) != self.started:
-                return False
-            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
-        except (OSError, psutil.Error):
-            return False
-
-
-def _start_ticks(pid: int) -> int:
-    """Return when a process began, by proc(5); field 22 of its ``stat``."""
-    # The second field, the command, may hold spaces and parentheses.
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        found = start_time(self.pid)
+        return found is not None and found == self.started
 
 
 def _boot_id() -> str:

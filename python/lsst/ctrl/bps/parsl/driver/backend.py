@@ -156,10 +156,9 @@ class ParslBackend:
     def _prepare_executors(self, executors: list[ParslExecutor]) -> None:
         host = node_setup(self._paths, self._cwd, "submit host")
         self._setups[None] = {**host, **_choices(self._sites.main), "cpus": None, "memory": None}
-        monitored = {"monitored": self._monitored}
         for executor in executors:
             site = self._sites.site_of_executor(executor.label)
-            monitored |= _choices(site)
+            told = {"monitored": self._monitored, **_choices(site)}
             if isinstance(executor, ThreadPoolExecutor):
                 self._here.add(executor.label)
                 cpus = site.get_capacity()["cpus"]
@@ -167,13 +166,13 @@ class ParslBackend:
                     # Of more threads than run jobs, either may be heard first.
                     executor.max_threads = min(executor.max_threads or 1, int(cpus))
                 setup = node_setup(self._paths, self._cwd, site.name or "")
-                self._setups[executor.label] = {**setup, **site.get_capacity(), **monitored}
+                self._setups[executor.label] = {**setup, **site.get_capacity(), **told}
                 if site is self._sites.main:
                     # The jobs that run here beside the others share its runner.
                     self._setups[None] = self._setups[executor.label]
                 continue
             setup = node_setup(self._paths, self._cwd, site.name or "", export=site.settings.environment)
-            setup |= {"package": node_package(), "shared": True, **monitored}
+            setup |= {"package": node_package(), "shared": True, **told}
             kinds = {kind.__name__ for kind in type(executor).__mro__}
             setup["own_process"] = bool(kinds & _ONE_PROCESS_EACH)
             # Work Queue and TaskVine count what the jobs of a node have.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How a Parsl worker has a job run: it asks the runner process.
 
-There is one runner for each process in which Parsl runs tasks and each site,
-started by the first job. On a worker this module is loaded without the
+There is one runner for each site on the submit host, and one for each pilot,
+which its workers share; the first job starts it. On a worker this module is loaded without the
 packages above it, which take a second to import (see
 `~lsst.ctrl.bps.parsl.driver.functions`): it uses what is in this directory,
 and psutil.
@@ -23,6 +23,7 @@ from typing import Any
 
 from .environment import capture_environment, load_environment
 from .leftovers import end_leftovers
+from .lines import Lines
 from .listener import Meeting
 from .pilot import capacity, keeper, time_left
 from .processes import end_with_parent, start_time
@@ -210,12 +211,10 @@ class RunnerClient:
             self._socket.sendall(data)
 
     def _read(self) -> None:
-        buffer = b""
+        lines = Lines(self._socket)
         try:
-            while data := self._socket.recv(1 << 18):
-                *lines, buffer = (buffer + data).split(b"\n")
-                for line in lines:
-                    reply = json.loads(line)
+            while (replies := lines.read()) is not None:
+                for reply in replies:
                     if "mark" in reply:
                         self._mark = reply["mark"]
                     elif "note" in reply:

@@ -7,6 +7,7 @@ import json
 import socket
 from typing import Any
 
+from .lines import Lines
 from .records import ATTEMPT_VARIABLE, expand
 
 __all__ = ["Connection"]
@@ -28,7 +29,7 @@ class Connection:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._buffer = b""
+        self._lines = Lines(connected)
         self._replies: list[dict[str, Any]] = []
         self.setup: dict[str, Any] = {}
         self.refused = 0
@@ -40,14 +41,7 @@ class Connection:
 
     def read(self) -> list[dict[str, Any]] | None:
         """Return the messages that are there; `None` at the end."""
-        try:
-            data = self._socket.recv(1 << 18)
-        except ConnectionError:
-            return None
-        if not data:
-            return None
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        return self._lines.read()
 
     def reply(self, message: dict[str, Any]) -> None:
         """Have a message sent with the next `flush`."""

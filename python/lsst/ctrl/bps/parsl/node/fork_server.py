@@ -19,14 +19,12 @@ from types import CodeType
 from typing import Any, NamedTuple, NoReturn
 
 from .main_script import Script, forget_the_past
-from .preload import Lesson, Preloader, Scripts, shadowed
+from .preload import LONGEST_LESSON, Lesson, Preloader, Scripts, shadowed
 from .processes import become_subreaper, show_command
 from .records import LEVEL, MOST_BYTES
 from .supervisor import supervise
 
 __all__ = ["main"]
-
-_LONGEST_LESSON = 1 << 20
 
 
 class Job(NamedTuple):
@@ -54,7 +52,7 @@ class ForkServer:
         # Read at once: nothing here is to be taken for the prefix's.
         self._said = [os.pread(fd, os.fstat(fd).st_size, 0) for fd in (1, 2)]
         self._learned, self._teach = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._teach.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST_LESSON)
+        self._teach.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST_LESSON)
         self._teach.setblocking(False)
         self._wake, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
@@ -85,7 +83,7 @@ class ForkServer:
                 os.read(self._wake, 4096)
                 self._reap()
             if self._learned.fileno() in ready:
-                self._preloader.add(json.loads(self._learned.recv(_LONGEST_LESSON)))
+                self._preloader.add(json.loads(self._learned.recv(LONGEST_LESSON)))
             elif self._preloader:
                 self._load()
             elif self._requests.fileno() in ready and (job := self._take()):

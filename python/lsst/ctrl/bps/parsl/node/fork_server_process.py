@@ -16,7 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .processes import end_with_parent, find_program, script_descriptor
+from .processes import (
+    BASH,
+    IGNORED_HERE,
+    SCRIPT_FD,
+    end_with_parent,
+    find_program,
+    script_descriptor,
+)
 from .python_scripts import Interpreter, interpreter_of, same_interpreter
 from .records import LEVEL, MOST_BYTES
 
@@ -39,7 +46,6 @@ when Python starts or imports something."""
 _OWN_HIDDEN = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """The allocator of pyarrow would have a thread in the fork server."""
 
-_SCRIPT_FD = 3
 _SOCKET_FD = 4
 
 _RESOLVE = f"""
@@ -116,9 +122,9 @@ class ForkServerProcess:
         ]
         if self._prefix:
             fds.append(script_descriptor(_after(self._prefix, argv)))
-            actions.append((os.POSIX_SPAWN_DUP2, fds[-1], _SCRIPT_FD))
-            argv = ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}"]
-        signals = [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ]
+            actions.append((os.POSIX_SPAWN_DUP2, fds[-1], SCRIPT_FD))
+            argv = list(BASH)
+        signals = [signal.SIGTERM, *IGNORED_HERE]
         environ = {**self._given, **self._hidden}
         try:
             self.pid = os.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigdef=signals)
@@ -254,7 +260,7 @@ def _after(prefix: str, argv: list[str]) -> str:
         f"{prefix}\n"
         'if [[ -n "$(trap -p EXIT DEBUG ERR RETURN)" ]]; then set -- trap\n'
         f'else set -- "$(type -t -- {command})"; fi\n'
-        f'{LEVEL}=$SHLVL exec {shlex.join(argv)} "$1" {_SCRIPT_FD}<&-\n'
+        f'{LEVEL}=$SHLVL exec {shlex.join(argv)} "$1" {SCRIPT_FD}<&-\n'
     )
 
 

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -14,8 +12,19 @@ from typing import Any
 
 from .connection import Connection
 from .fork_server_process import ForkServerProcess
-from .memory import children, descendants
-from .processes import end, find_program, make_directory, script_descriptor, start_time
+from .lines import Lines
+from .processes import (
+    BASH,
+    IGNORED_HERE,
+    SCRIPT_FD,
+    children,
+    end,
+    end_descendants,
+    find_program,
+    make_directory,
+    script_descriptor,
+    start_time,
+)
 from .records import CANNOT_EXECUTE, NOT_FOUND, expand, variables
 from .script import bash_code
 from .supervisor import KILL, TERMINATE, supervise
@@ -23,7 +32,6 @@ from .supervisor import KILL, TERMINATE, supervise
 __all__ = ["Job", "Logs"]
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-_SCRIPT_FD = 3
 
 
 class Logs:
@@ -85,10 +93,9 @@ class Job:
         self.spec = spec
         self.owner = owner
         self._logs = logs
-        self._buffer = b""
         self._control: socket.socket | None = None
+        self._lines: Lines | None = None
         self.environ = owner.environment(spec)
-        self.code = bash_code(spec, owner.setup["prefix"])
         self.argv = [expand(word, self.environ) for word in spec.get("argv", ())]
         self.server: ForkServerProcess | None = None
         self.asked = time.monotonic()
@@ -129,7 +136,8 @@ class Job:
             finally:
                 for fd in fds:
                     os.close(fd)
-        self.server, self._control = server, ours
+        self.server = server
+        self._listen_to(ours)
         return True
 
     def begin_cold(self) -> None:
@@ -140,20 +148,24 @@ class Job:
         OSError
             Raised if there is no such program, or no log can be written.
         """
+        code = bash_code(self.spec, self.owner.setup["prefix"])
         out, err = self._open_logs()
         script = -1
         argv = self.argv
         try:
-            if self.code is not None:
-                script = script_descriptor(self.code)
-                argv = ["/bin/bash", f"/dev/fd/{_SCRIPT_FD}", *argv]
+            if code is not None:
+                script = script_descriptor(code)
+                argv = [*BASH, *argv]
             program = find_program(argv[0], self.environ)
             self.server = None
-            self._control = self._fork(_spawner(program, argv, self.environ, out, err, script))
+            self._listen_to(self._fork(_spawner(program, argv, self.environ, out, err, script)))
         finally:
             for fd in (out, err, script):
                 if fd >= 0:
                     os.close(fd)
+
+    def _listen_to(self, control: socket.socket) -> None:
+        self._control, self._lines = control, Lines(control)
 
     def _open_logs(self) -> tuple[int, int]:
         out = self._logs.open(self.spec["stdout"])
@@ -182,15 +194,8 @@ class Job:
 
     def read(self) -> list[dict[str, Any]] | None:
         """Return what the supervisor says; `None` at the end."""
-        assert self._control is not None
-        try:
-            data = self._control.recv(1 << 16)
-        except ConnectionError:
-            return None
-        if not data:
-            return None
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        assert self._lines is not None
+        return self._lines.read()
 
     def close(self) -> None:
         """Let go of the supervisor."""
@@ -232,8 +237,7 @@ class Job:
             return False
         alive = [pid for pid in children(os.getpid()) if pid not in known and start_time(pid) is not None]
         for pid in alive:
-            for below in descendants(pid):
-                end(below)
+            end_descendants(pid)
             end(pid)
         return not alive
 
@@ -276,7 +280,7 @@ def _spawner(
         (os.POSIX_SPAWN_DUP2, err, 2),
     ]
     if script >= 0:
-        actions.append((os.POSIX_SPAWN_DUP2, script, _SCRIPT_FD))
+        actions.append((os.POSIX_SPAWN_DUP2, script, SCRIPT_FD))
 
     def spawn() -> int:
         return os.posix_spawn(
@@ -285,7 +289,7 @@ def _spawner(
             environ,
             file_actions=actions,
             setpgroup=0,
-            setsigdef=[signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ],
+            setsigdef=IGNORED_HERE,
         )
 
     return spawn

@@ -67,7 +67,7 @@ class Meeting:
             except FileExistsError:
                 pass
             try:
-                fd = self._open()
+                fd = _open_own(self.directory)
             except FileNotFoundError:
                 continue  # A runner that ended has just removed it.
             try:
@@ -89,7 +89,7 @@ class Meeting:
         """
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            fd = self._open()
+            fd = _open_own(self.directory)
             try:
                 # In the directory that was looked at, whatever its name leads to now.
                 connected.connect(f"/proc/self/fd/{fd}/{SOCKET}")
@@ -104,16 +104,6 @@ class Meeting:
             connected.close()
             raise
         return connected
-
-    def _open(self) -> int:
-        """Open the directory, if it is one of this user's alone."""
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            _check(fd, self.directory)
-        except PermissionError:
-            os.close(fd)
-            raise
-        return fd
 
     def listen(self) -> socket.socket:
         """Make the socket; the directory is locked.
@@ -240,9 +230,8 @@ def _sweep(base: str, own: str) -> None:
         if directory == own or f"{directory}/{SOCKET}" in open_sockets:
             continue
         with suppress(OSError):  # Somebody is there, or it is not ours.
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = _open_own(directory)
             try:
-                _check(fd, directory)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with suppress(FileNotFoundError):
                     os.unlink(SOCKET, dir_fd=fd)
@@ -259,7 +248,11 @@ def _same(fd: int, path: str) -> bool:
     return os.path.samestat(found, os.fstat(fd))
 
 
-def _check(fd: int, path: str) -> None:
+def _open_own(path: str) -> int:
+    """Open a directory, if it is one of this user's alone."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     found = os.fstat(fd)
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        os.close(fd)
         raise PermissionError(f"{path} is not a directory that only you can open")
+    return fd

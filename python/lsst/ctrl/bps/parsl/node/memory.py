@@ -6,58 +6,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-__all__ = ["children", "descendants", "resident"]
+__all__ = ["resident"]
 
 _MB = 1 << 20
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes below a process.
-
-    Parameters
-    ----------
-    pid : `int`
-        The process, which is not one of them.
-
-    Returns
-    -------
-    pids : `list` [`int`]
-        Their numbers, as of now.
-    """
-    found: list[int] = []
-    todo = [pid]
-    while todo:
-        for child in children(todo.pop()):
-            found.append(child)
-            todo.append(child)
-    return found
-
-
-def children(pid: int) -> list[int]:
-    """Return the children of a process.
-
-    Parameters
-    ----------
-    pid : `int`
-        The process.
-
-    Returns
-    -------
-    pids : `list` [`int`]
-        Their numbers, as of now.
-    """
-    found: list[int] = []
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return found
-    for thread in threads:
-        try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as stream:
-                found += map(int, stream.read().split())
-        except OSError:
-            continue  # It has ended.
-    return found
 
 
 def resident(pids: Collection[int]) -> int:

@@ -27,9 +27,11 @@ from typing import Any
 from .middleware import warm_middleware
 from .watch import Watch
 
-__all__ = ["Lesson", "Preloader", "Scripts", "shadowed"]
+__all__ = ["LONGEST_LESSON", "Lesson", "Preloader", "Scripts", "shadowed"]
 
-_LONGEST_LESSON = 1 << 20
+LONGEST_LESSON = 1 << 20
+"""Bytes of what a job can tell of its imports."""
+
 _OWN_WAYS = re.compile(
     rb"\bsys\.path\b|\bsite\.addsitedir|meta_path|path_hooks|path_importer_cache|sys\.modules|__path__|runpy"
 )
@@ -43,7 +45,7 @@ class Lesson:
     """What a job has imported, in memory that it shares with its supervisor."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _LONGEST_LESSON)
+        self._memory = mmap.mmap(-1, LONGEST_LESSON)
         self._known = set(sys.modules)
 
     def write(self) -> None:
@@ -54,7 +56,7 @@ class Lesson:
             if name not in self._known and spec is not None and spec.name == name and spec.origin:
                 new.append([name, spec.origin])
         text = json.dumps(new).encode("utf-8", "surrogateescape") if new else b""
-        if len(text) < _LONGEST_LESSON - 4:
+        if len(text) < LONGEST_LESSON - 4:
             self._memory[4 : 4 + len(text)] = text
             self._memory[:4] = len(text).to_bytes(4, "little")
 

@@ -11,8 +11,14 @@ from functools import cache
 from typing import Any
 
 __all__ = [
+    "BASH",
+    "IGNORED_HERE",
+    "SCRIPT_FD",
     "become_subreaper",
+    "children",
+    "descendants",
     "end",
+    "end_descendants",
     "end_with_parent",
     "find_program",
     "make_directory",
@@ -22,6 +28,15 @@ __all__ = [
     "signal_group",
     "start_time",
 ]
+
+SCRIPT_FD = 3
+"""File descriptor on which bash has its code; see `script_descriptor`."""
+
+BASH = ("/bin/bash", f"/dev/fd/{SCRIPT_FD}")
+"""Bash with that code; its arguments are to follow."""
+
+IGNORED_HERE = (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that a runner ignores, and what it starts does not."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -92,6 +107,12 @@ def end(pid: int) -> None:
         pass  # It has ended, or become another user's.
 
 
+def end_descendants(pid: int) -> None:
+    """End at once what is below a process of ours now, but for itself."""
+    for below in descendants(pid):
+        end(below)
+
+
 def signal_group(pid: int, number: int) -> None:
     """Send a signal to a process group, if there is anybody of it left."""
     try:
@@ -120,6 +141,55 @@ def script_descriptor(code: str) -> int:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
     finally:
         os.close(fd)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below a process.
+
+    Parameters
+    ----------
+    pid : `int`
+        The process, which is not one of them.
+
+    Returns
+    -------
+    pids : `list` [`int`]
+        Their numbers, as of now.
+    """
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        for child in children(todo.pop()):
+            found.append(child)
+            todo.append(child)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process.
+
+    Parameters
+    ----------
+    pid : `int`
+        The process.
+
+    Returns
+    -------
+    pids : `list` [`int`]
+        Their numbers, as of now.
+    """
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as stream:
+                found += map(int, stream.read().split())
+        except OSError:
+            continue  # It has ended.
+    return found
 
 
 def start_time(pid: int) -> int | None:

@@ -16,7 +16,6 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -246,10 +245,7 @@ class Runner:
         except (OSError, ValueError) as exc:  # Such as a NUL in an argument.
             self._finish(job, job.cannot_start(exc))
         else:
-            self._watch(job)
-
-    def _watch(self, job: Job) -> None:
-        self._selector.register(job, selectors.EVENT_READ, partial(self._hear, job))
+            self._selector.register(job, selectors.EVENT_READ, partial(self._hear, job))
 
     # What became of them.
 
@@ -344,9 +340,9 @@ class Runner:
         job.owner.reply({"key": job.spec["key"], **result})
 
 
-def main(arguments: Iterable[str] = ()) -> None:
+def main() -> None:
     """Serve as the arguments say: ``connected <fd>``, or ``listening <JSON>``."""
-    kind, what = list(arguments or sys.argv)[-2:]
+    kind, what = sys.argv[-2:]
     if kind == "connected":
         os.set_inheritable(int(what), False)
         Runner(first=socket.socket(fileno=int(what))).run()

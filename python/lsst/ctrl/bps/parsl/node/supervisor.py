@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .memory import descendants, resident
-from .processes import become_subreaper, end, signal_group
+from .memory import resident
+from .processes import become_subreaper, descendants, end_descendants, signal_group
 
 __all__ = ["KILL", "TERMINATE", "supervise"]
 
@@ -107,7 +107,6 @@ class _Supervisor:
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + self._pause()
-        self._end_descendants()
         _send(self._control, self._measured())
 
     def _prepare(self, keep: set[int]) -> int:
@@ -138,13 +137,12 @@ class _Supervisor:
             # attempt must find it gone.
             self._kill()
             if not said:
-                self._reap_all()
+                self._end_children()
                 os._exit(0)
 
     def _kill(self) -> None:
         signal_group(self._pid, signal.SIGKILL)
-        for pid in descendants(os.getpid()):
-            end(pid)
+        end_descendants(os.getpid())
 
     def _ended(self) -> bool:
         """Tell whether the job has ended, and reap its orphans.
@@ -159,22 +157,11 @@ class _Supervisor:
                 return True
             os.waitpid(ended.si_pid, 0)
 
-    def _end_descendants(self) -> None:
-        # What a job leaves behind ends with it.
-        signal_group(self._pid, signal.SIGKILL)
-        for pid in descendants(os.getpid()):
-            if pid != self._pid:
-                end(pid)
-
-    def _reap_all(self) -> None:
-        """Wait for all children; those that come while others end, too."""
-        while True:
-            try:
-                os.waitpid(-1, 0)
-            except ChildProcessError:
-                return
-            for pid in descendants(os.getpid()):
-                end(pid)
+    def _end_children(self) -> None:
+        """End all children and wait for them; each that ends may leave us others."""
+        while self._has_children():
+            end_descendants(os.getpid())
+            os.waitpid(-1, 0)
 
     def _has_children(self) -> bool:
         try:
@@ -185,11 +172,10 @@ class _Supervisor:
 
     def _measured(self) -> dict[str, Any]:
         wall = time.monotonic() - self._clock
+        # What a job leaves behind ends with it, and its group while it is its own.
+        signal_group(self._pid, signal.SIGKILL)
         _, status = os.waitpid(self._pid, 0)
-        while self._has_children():  # Each that ends may leave us others.
-            for pid in descendants(os.getpid()):
-                end(pid)
-            os.waitpid(-1, 0)
+        self._end_children()
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         code = os.waitstatus_to_exitcode(status)
         result = {

@@ -13,8 +13,7 @@ from typing import Any
 
 from .fork_server_process import VARYING, ForkServerProcess
 from .jobs import Job
-from .memory import descendants
-from .processes import end, find_program
+from .processes import end_descendants, find_program
 from .python_scripts import interpreter_of
 from .timer import Timer
 
@@ -54,7 +53,7 @@ class WarmStart:
         self._begin = begin
         self._servers: dict[tuple[Any, ...], ForkServerProcess] = {}
         self._waiting: dict[ForkServerProcess, list[Job]] = {}
-        self._asked: dict[ForkServerProcess, set[Job]] = {}
+        self._asked: set[Job] = set()
         self._said: set[str] = set()
         self.notes: list[str] = []
 
@@ -103,7 +102,7 @@ class WarmStart:
         server : `ForkServerProcess`
             The server.
         """
-        self._asked.setdefault(server, set()).add(job)
+        self._asked.add(job)
         self._expect(server)
 
     def answered(self, job: Job) -> None:
@@ -114,8 +113,7 @@ class WarmStart:
         job : `Job`
             The job.
         """
-        for jobs in self._asked.values():
-            jobs.discard(job)
+        self._asked.discard(job)
 
     def processes(self) -> set[int]:
         """Return the numbers of the servers."""
@@ -138,8 +136,7 @@ class WarmStart:
         for server in self._servers.values():
             server.socket.close()
             server.kill()
-        for pid in descendants(os.getpid()):
-            end(pid)
+        end_descendants(os.getpid())
 
     def _server_for(self, job: Job) -> ForkServerProcess | None:
         environ, prefix, command = job.environ, job.owner.setup["prefix"], job.argv[0]
@@ -199,7 +196,7 @@ class WarmStart:
 
     def _look_after(self, server: ForkServerProcess) -> None:
         server.watched = False
-        jobs = [*self._waiting.get(server, ()), *self._asked.get(server, ())]
+        jobs = [*self._waiting.get(server, ()), *(job for job in self._asked if job.server is server)]
         if not jobs:
             return
         if min(job.asked for job in jobs) < time.monotonic() - PATIENCE:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .memory import children
+from .processes import children
 
 __all__ = ["Watch"]
 
