@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+
+from lsst.ctrl.bps.parsl.node.fork_server_process import ForkServerProcess
 
 from .warm_support import Outcome, Sides, check_same, made, wait_until
 
@@ -353,3 +357,16 @@ def test_script_that_changes_where_modules_come_from(crossed: Sides, tmp_path: P
         crossed.run(script)
         assert crossed.out() == "other ('other', 'other')\n"
         settle(crossed, "marker_of_paths", tmp_path / "lib", "helper", "user")
+
+
+def test_trouble_is_heard_of_a_server_that_left_requests_unread() -> None:
+    """What a server says last counts, also where the kernel reports first that requests were not read."""
+    server = object.__new__(ForkServerProcess)
+    server.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server.why_not = ""
+    server.socket.send(b"a request")
+    theirs.send(json.dumps({"unfit": "a reason", "expected": True}).encode())
+    theirs.close()
+    assert server.read()
+    assert server.why_not == "a reason"
+    assert not server.read()

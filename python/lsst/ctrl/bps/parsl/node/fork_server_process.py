@@ -148,10 +148,7 @@ class ForkServerProcess:
         alive : `bool`
             `False` where it has ended.
         """
-        try:
-            message = json.loads(self.socket.recv(1 << 20) or b"null")
-        except ConnectionError:
-            message = None
+        message = json.loads(self._receive() or b"null")
         if message is None:
             self.ready = False
             self.socket.close()
@@ -163,6 +160,15 @@ class ForkServerProcess:
         else:
             self._learn(message["trouble"])
         return message is not None
+
+    def _receive(self) -> bytes:
+        """Return a message; nothing at the end."""
+        try:
+            return self.socket.recv(1 << 20)
+        except ConnectionError:
+            # It has ended with requests unread. The kernel says so first, and
+            # only then gives what the server had said before.
+            return self.socket.recv(1 << 20)
 
     def _learn(self, trouble: dict[str, Any]) -> None:
         if self._careful and not trouble["excluded"]:
