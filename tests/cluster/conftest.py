@@ -86,6 +86,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
+def use_cluster(cluster: None) -> None:
+    """Have it for each test here."""
+
+
+@pytest.fixture
 def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The cluster, shared with other tests; for a test that disturbs it, the second one."""
     up = control.is_up()
