@@ -16,12 +16,13 @@ from typing import Any
 from lsst.ctrl.bps.parsl.driver.limits import Limits
 from lsst.ctrl.bps.parsl.driver.loop import Driver
 from lsst.ctrl.bps.parsl.driver.tasks import Task
+from lsst.ctrl.bps.parsl.job_state import JobState
 from lsst.ctrl.bps.parsl.journal import Journal
 from lsst.ctrl.bps.parsl.node.records import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan import Plan
 from lsst.ctrl.bps.parsl.replay import replay
-from lsst.ctrl.bps.parsl.state import JobState, RunState
+from lsst.ctrl.bps.parsl.state import RunState
 
 __all__ = [
     "LOST",

@@ -36,7 +36,7 @@ LAYERS = [
     {"configuration", "registry", "slurm_queue"},
     {"pilot_records", "parsl_config"},
     {"plan", "execution_butler", "staging"},
-    {"journal"},
+    {"journal", "job_state"},
     {"state", "job", "site_section"},
     {"replay", "settings", "usage"},
     {"site", "suggestions"},

@@ -19,13 +19,13 @@ from lsst.ctrl.bps.parsl.driver import loop
 from lsst.ctrl.bps.parsl.driver.loop import GRACE_SECONDS, Driver
 from lsst.ctrl.bps.parsl.driver.retry import MOST_LOSSES
 from lsst.ctrl.bps.parsl.errors import RunAbortedError, StorageError
+from lsst.ctrl.bps.parsl.job_state import JobState
 from lsst.ctrl.bps.parsl.journal import read_journal
 from lsst.ctrl.bps.parsl.liveness import Holder, ask_to_cancel
 from lsst.ctrl.bps.parsl.node.records import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan import JobKind, Plan
 from lsst.ctrl.bps.parsl.replay import replay
-from lsst.ctrl.bps.parsl.state import JobState
 
 from .fake import LOST, SUCCEEDS, FakeBackend, Outcome, Run, Script, after, drive, fails
 from .support import PlanLine, make_plan, plan_line

@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsst.ctrl.bps.parsl.errors import DamagedFileError
+from lsst.ctrl.bps.parsl.job_state import JobState
 from lsst.ctrl.bps.parsl.journal import Journal
 from lsst.ctrl.bps.parsl.node.records import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan import JobKind, Plan
 from lsst.ctrl.bps.parsl.replay import replay
-from lsst.ctrl.bps.parsl.state import JobState, RunState
+from lsst.ctrl.bps.parsl.state import RunState
 
 from .support import PlanLine, make_plan, plan_line
 
@@ -451,16 +452,55 @@ def test_success_that_no_driver_heard_of_counts(tmp_path: Path) -> None:
 
 
 def test_late_result_of_an_earlier_attempt_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    """A node's word about another attempt than the last one changes nothing."""
+    """A node's word about an earlier attempt than the last one changes nothing."""
     story = Story(tmp_path, [plan_line("a")])
     story.session()
     story.tell("pending", j=[0])
     story.session()
     story.tell("pending", j=[0])
-    story.write([node_end(0, 1), node_end(0, 3)])
+    story.write([node_end(0, 1)])
     state = replay(story.plan, story.paths)
     assert state.state(0) == S.PENDING
-    assert state.recovered == []
+    assert state.recovered_events() == []
+
+
+def test_last_lines_of_the_driver_lost_with_its_host(tmp_path: Path) -> None:
+    """What nodes saw succeed counts, also where the driver's journal knows of no such attempt, in
+    whatever order their files are read; and a number that was given is not given again.
+    """
+    story = Story(tmp_path, [plan_line("a"), plan_line("b", [0]), plan_line("c", [1])])
+    story.session()
+    story.tell("pending", j=[0])
+    story.write([node_end(2, 1, exit=1), node_end(1, 2), node_end(0, 1)])
+    for _ in range(2):
+        state = replay(story.plan, story.paths)
+        assert [state.state(job) for job in range(3)] == [S.SUCCEEDED, S.SUCCEEDED, S.READY]
+        assert list(state.attempts) == [1, 2, 1]
+        attempts, ok = state.recovered_events()
+        assert attempts == {"e": "attempts", "j": [[2, 1], [1, 2]]}
+        assert [record[0] for record in ok["j"]] == [1, 0]
+    # What the next driver writes down is all that the one after it needs.
+    for event in (attempts, ok):
+        story.tell(**{"kind": event.pop("e"), **event})
+    assert story.session() == [2]
+    assert list(story.state.attempts) == [1, 2, 1]
+    story.tell("pending", j=[2])
+    story.write([node_end(2, 1)])
+    state = replay(story.plan, story.paths)
+    assert state.state(2) == S.PENDING, "an earlier attempt's"
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["missing", "empty"])
+def test_journal_of_the_driver_is_lost(tmp_path: Path, empty: bool) -> None:
+    """What the nodes recorded is enough to go on from."""
+    story = Story(tmp_path, [plan_line("a"), plan_line("b", [0])])
+    story.session()
+    story.write([node_end(0, 1)])
+    story.paths.driver_journal.unlink()
+    if empty:
+        story.paths.driver_journal.touch()
+    state = replay(story.plan, story.paths)
+    assert [state.state(job) for job in range(2)] == [S.SUCCEEDED, S.READY]
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 from lsst.ctrl.bps.parsl import ParslWorkflow
 from lsst.ctrl.bps.parsl.errors import RunCancelledError, RunFailedError, RunStateError
+from lsst.ctrl.bps.parsl.job_state import JobState
 from lsst.ctrl.bps.parsl.journal import Journal, read_journal
 from lsst.ctrl.bps.parsl.node.records import encode_line
 from lsst.ctrl.bps.parsl.plan import Plan
 from lsst.ctrl.bps.parsl.replay import replay
-from lsst.ctrl.bps.parsl.state import JobState
 
 from .support import umask, world_writable
 from .test_command import HOSTILE

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
+from lsst.ctrl.bps.parsl.job_state import JobState
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan import Plan
 from lsst.ctrl.bps.parsl.replay import replay
-from lsst.ctrl.bps.parsl.state import JobState
 
 from .support import BIN, HERE, Finished, Running, Sandbox, Step, wait_until
 from .terminal import Screen, run_on_terminal

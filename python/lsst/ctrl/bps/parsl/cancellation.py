@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 
 from .errors import RunStateError
+from .job_state import JobState
 from .journal import Journal
 from .liveness import RunLock
 from .node.leftovers import end_leftovers
@@ -14,7 +15,6 @@ from .paths import SubmitPaths
 from .pilot_records import end_pilots
 from .plan import Plan
 from .replay import replay
-from .state import JobState
 
 __all__ = ["cancel_dead_run"]
 
@@ -53,10 +53,9 @@ def cancel_dead_run(name: str, paths: SubmitPaths) -> str:
             )
         journal = Journal(paths.driver_journal, name)
         now = round(time.time(), 3)
-        if recovered := state.recovered_event():
-            journal.append({"e": recovered.pop("e"), "t": now, **recovered})
-        journal.append({"e": "cancel", "t": now})
-        journal.append({"e": "finish", "t": now, "state": JobState.DELETED.name})
+        finish = {"e": "finish", "state": JobState.DELETED.name}
+        for event in (*state.recovered_events(), {"e": "cancel"}, finish):
+            journal.append({"e": event.pop("e"), "t": now, **event})
         journal.close()
     finally:
         lock.release()

@@ -11,6 +11,8 @@ Events of the driver (``e`` is the kind, ``t`` the time in seconds since 1970,
 ==========  ==================================================================
 session     a driver begins: ``n``, ``host``, ``pid``; what an earlier one had
             not finished is to be done again
+attempts    ``[job, attempts]`` of jobs of which nodes know more attempts than
+            this journal, as its last lines were lost in a crash of the host
 pending     the jobs in ``j`` were given to Parsl, each for another attempt
 ok          the jobs in ``j`` succeeded: ``[job, start, end, MB, CPU s]``
 fail        job ``j`` failed: ``exit``, ``why``, ``retry``, ``charged``

@@ -14,7 +14,8 @@ from .errors import (
     RunFailedError,
     RunInterruptedError,
 )
-from .state import JobState, RunState
+from .job_state import JobState
+from .state import RunState
 
 __all__ = ["error_of"]
 

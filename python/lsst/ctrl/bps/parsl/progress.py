@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from .state import JobState, RunState
+from .job_state import JobState
+from .state import RunState
 
 __all__ = ["ProgressDisplay", "label_table"]
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from lsst.ctrl.bps import WmsJobReport, WmsRunReport, WmsSpecificInfo, WmsStates
 
 from .errors import DamagedFileError, RunNotFoundError, StorageError
+from .job_state import JobState
 from .liveness import Holder, living_holder
 from .paths import SubmitPaths
 from .plan import JobKind, Plan
 from .registry import find_submit_path
 from .replay import replay
-from .state import JobState, RunState
+from .state import RunState
 from .usage import LabelUsage, measure, usage_lines
 
 __all__ = ["RunView", "run_report"]

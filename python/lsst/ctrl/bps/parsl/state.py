@@ -12,30 +12,12 @@ from __future__ import annotations
 
 import re
 from array import array
-from enum import IntEnum
 from typing import Any
 
+from .job_state import JobState
 from .plan import JobKind, Plan
 
-__all__ = ["JobState", "RunState"]
-
-
-class JobState(IntEnum):
-    """State of a job; the names are BPS's ``WmsStates``."""
-
-    UNREADY = 0
-    READY = 1
-    PENDING = 2
-    RUNNING = 3
-    SUCCEEDED = 4
-    FAILED = 5
-    PRUNED = 6
-    DELETED = 7
-
-    @property
-    def is_final(self) -> bool:
-        """Whether a job stays in it."""
-        return self >= JobState.SUCCEEDED
+__all__ = ["RunState"]
 
 
 _NODE_EVENT = re.compile(rb'{"e":"\w+","j":(\d+),"a":(\d+),')
@@ -68,6 +50,8 @@ class RunState:
         """Why they did."""
         self.recovered: list[int] = []
         """Jobs that a node saw succeed and no driver wrote down."""
+        self._unknown: dict[int, int] = {}
+        """Last attempts that nodes began and no driver wrote down."""
         self.sessions = 0
         self.finished: str | None = None
         self.stopped: str | None = None
@@ -145,18 +129,22 @@ class RunState:
         ready, self._newly_ready = self._newly_ready, []
         return ready
 
-    def recovered_event(self) -> dict[str, Any] | None:
+    def recovered_events(self) -> list[dict[str, Any]]:
         """Return what a driver has to write down before it goes on.
 
         Returns
         -------
-        event : `dict` or `None`
-            An ``ok`` for the jobs that nodes saw succeed and of which the
-            last driver did not hear.
+        events : `list` [`dict`]
+            The attempts that only nodes know of, where the last lines of the
+            driver's journal were lost with its host; an ``ok`` for the jobs
+            that nodes saw succeed and of which the last driver did not hear.
         """
-        if not self.recovered:
-            return None
-        return {"e": "ok", "j": [[job, None, None, 0, 0.0] for job in self.recovered]}
+        events: list[dict[str, Any]] = []
+        if self._unknown:
+            events.append({"e": "attempts", "j": [list(item) for item in self._unknown.items()]})
+        if self.recovered:
+            events.append({"e": "ok", "j": [[job, None, None, 0, 0.0] for job in self.recovered]})
+        return events
 
     def may_concern(self, line: bytes) -> bool:
         """Tell whether a line of a node's journal can change anything.
@@ -169,15 +157,15 @@ class RunState:
         Returns
         -------
         wanted : `bool`
-            `False` for an attempt of a job that has ended, or that another
-            attempt followed: nearly all lines of a long run.
+            `False` for a job that has ended, or an attempt that another one
+            followed: nearly all lines of a long run.
         """
         match = _NODE_EVENT.match(line)
         if match is None:
             return True
         job = int(match.group(1))
         return job >= len(self.states) or (
-            self.states[job] < _FIRST_ENDED and self.attempts[job] == int(match.group(2))
+            self.states[job] < _FIRST_ENDED and self.attempts[job] <= int(match.group(2))
         )
 
     @property
@@ -215,6 +203,7 @@ class RunState:
 
     def _on_session(self, event: dict[str, Any]) -> None:
         self.recovered.clear()
+        self._unknown.clear()
         self.sessions = event["n"]
         self.finished = self.stopped = None
         self.cancelled = False
@@ -223,6 +212,10 @@ class RunState:
             if not self._touched:
                 return  # As it was made.
         self._reset()
+
+    def _on_attempts(self, event: dict[str, Any]) -> None:
+        for job, attempts in event["j"]:
+            self.attempts[job] = attempts
 
     def _on_pending(self, event: dict[str, Any]) -> None:
         for job in event["j"]:
@@ -285,7 +278,11 @@ class RunState:
 
     def _is_current(self, event: dict[str, Any]) -> bool:
         """Tell an attempt that is going on from one of an earlier driver."""
-        return bool(self.attempts[event["j"]] == event["a"] != self._outdated.get(event["j"]))
+        job, attempt = event["j"], event["a"]
+        if attempt > self.attempts[job] and self.states[job] < _FIRST_ENDED:
+            # The driver wrote it down before; its host lost that in a crash.
+            self.attempts[job] = self._unknown[job] = attempt
+        return bool(self.attempts[job] == attempt != self._outdated.get(job))
 
     def release(self) -> None:
         """Take back the jobs that Parsl has; there is no Parsl any more."""

@@ -10,9 +10,10 @@ from rich.console import Console
 from lsst.ctrl.bps import BpsConfig
 
 from .errors import ParslBpsError
+from .job_state import JobState
 from .progress import label_table
 from .report import RunView, failure_lines
-from .state import JobState, RunState
+from .state import RunState
 from .suggestions import far_off, section_finder, snippet
 from .usage import measure
 

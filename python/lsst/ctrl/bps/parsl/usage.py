@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .distribution import Distribution
+from .job_state import JobState
 from .journal import read_journal
 from .paths import SubmitPaths
 from .plan import JobKind, JobTemplate, Plan
-from .state import JobState, RunState
+from .state import RunState
 
 __all__ = ["Asked", "LabelUsage", "measure", "usage_lines"]
 

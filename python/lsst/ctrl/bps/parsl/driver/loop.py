@@ -18,10 +18,11 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ..errors import RunAbortedError, RunEndedError
+from ..job_state import JobState
 from ..journal import Journal
 from ..liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
 from ..paths import SubmitPaths
-from ..state import JobState, RunState
+from ..state import RunState
 from .backend import Backend
 from .limits import Limits
 from .retry import decide
@@ -177,10 +178,11 @@ class Driver:
 
     def _begin(self) -> None:
         state = self.state
-        if recovered := state.recovered_event():
-            self._record(recovered)
+        for event in state.recovered_events():
+            self._record(event)
         me = Holder.this_process()
         self._record({"e": "session", "n": state.sessions + 1, "host": me.host, "pid": me.pid})
+        self._journal.sync()  # Without this line, nobody would know that failed jobs are to run again.
 
     def _loop(self) -> None:
         while self._stop is None:

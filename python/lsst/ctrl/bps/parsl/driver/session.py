@@ -13,6 +13,7 @@ from lsst.ctrl.bps import BpsConfig
 
 from ..environment import read_environment
 from ..errors import RunStateError
+from ..job_state import JobState
 from ..journal import Journal
 from ..liveness import RunLock
 from ..node.leftovers import end_leftovers
@@ -21,7 +22,7 @@ from ..paths import SubmitPaths
 from ..pilot_records import end_pilots
 from ..plan import Plan
 from ..replay import replay
-from ..state import JobState, RunState
+from ..state import RunState
 from .backend import ParslBackend
 from .limits import Limits
 from .loop import Driver
