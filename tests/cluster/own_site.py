@@ -23,6 +23,8 @@ class LocalWorkers(SiteConfig):
                 address="127.0.0.1",
                 cores_per_worker=0.01,
                 max_workers_per_node=4,
+                heartbeat_period=5,
+                heartbeat_threshold=20,
             )
         ]
 

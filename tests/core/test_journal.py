@@ -63,7 +63,13 @@ def test_file_says_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     write(path, EVENTS)
     first, *lines = path.read_bytes().splitlines()
-    assert json.loads(first) == {"format": 1, "kind": "driver", "run": "r", "crc": json.loads(first)["crc"]}
+    assert json.loads(first) == {
+        "format": 1,
+        "kind": "driver",
+        "run": "r",
+        "plan": "",
+        "crc": json.loads(first)["crc"],
+    }
     for line in lines:
         event = json.loads(line)
         body = json.dumps({key: event[key] for key in event if key != "crc"}, separators=(",", ":"))
@@ -227,10 +233,14 @@ def test_no_space_left_is_an_error_that_loses_nothing(tmp_path: Path) -> None:
     assert len(list(read_journal(path))) == int(done.stdout) + 1
 
 
-def test_full_disk_is_named(tmp_path: Path) -> None:
+def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk without a byte left is an error from the first line on."""
-    with pytest.raises(StorageError, match=r"/dev/full: No space left on device"):
-        Journal(Path("/dev/full"), "r")
+    full = os.open("/dev/full", os.O_WRONLY)
+    write_really = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write_really(full, data))
+    with pytest.raises(StorageError, match=r"journal.jsonl: No space left on device"):
+        Journal(tmp_path / "journal.jsonl", "r")
+    os.close(full)
 
 
 def test_journal_is_nobody_elses_to_write(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ LAYERS = [
         *(f"node.{name}" for name in "environment finish leftovers lines memory middleware".split()),
         *(f"node.{name}" for name in "processes records script timer waiting".split()),
     },
-    {"node.connection", "node.listener", "node.main_script", "node.watch"},
+    {"node.connection", "node.listener", "node.main_script", "node.pool", "node.watch"},
     {"node.pilot", "node.preload", "node.python_scripts", "node.supervisor"},
     {"node.fork_server", "node.fork_server_process"},
     {"node.jobs"},

@@ -62,7 +62,7 @@ class Setting:
         self.paths.create()
 
     def translate(self, workflow: GenericWorkflow) -> Plan:
-        translate(self.config, workflow, self.site, self.paths)
+        translate(self.config, workflow, self.site, self.paths).write(self.paths)
         return Plan(self.paths.plan)
 
     def maker(self, plan: Plan) -> TaskMaker:
@@ -459,6 +459,17 @@ def test_commands_around_that_are_no_bash(setting: Setting, written: object) -> 
 
 
 # Complaints.
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [("name", 5, "a text"), ("label", 5, "a text"), ("tags", ["a"], "names and values")],
+)
+def test_field_of_another_type(setting: Setting, field: str, value: object, wanted: str) -> None:
+    """What would end the driver later is refused."""
+    workflow = add(GenericWorkflow("w"), make_job("j"))
+    setattr(workflow.get_job("j"), field, value)
+    assert f"its {field} is {value!r}; {wanted}" in complaint(setting, workflow)
 
 
 def test_file_that_does_not_exist_is_named(setting: Setting) -> None:

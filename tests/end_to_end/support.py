@@ -338,13 +338,20 @@ class Sandbox:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if (
-                    process.environ().get(MARKER) == str(self.path)
+                    self._is_ours(process)
                     and process.status() != psutil.STATUS_ZOMBIE
                     and process.pid != os.getpid()
                     and text in " ".join(process.cmdline())
                 ):
                     found.append(process)
         return found
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        environment = process.environ()
+        # Parsl's processes that give themselves a title write it over their environment.
+        return environment.get(MARKER) == str(self.path) or (
+            not environment and "parsl:" in " ".join(process.cmdline()) and process.cwd() == str(self.path)
+        )
 
     def assert_nothing_runs(self, deadline: float = 10.0) -> None:
         """Wait until no process of the sandbox is left."""

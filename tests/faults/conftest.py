@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "on_cluster: needs the cluster",
         "as_root: needs root",
         "long: begins before the others",
+        "alone: disturbs the cluster, and has a second one for itself",
     ):
         config.addinivalue_line("markers", marker)
 
@@ -93,3 +94,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def matrix(request: pytest.FixtureRequest) -> Matrix:
     """Where a test takes down what it found."""
     return Matrix(request.node)
+
+
+@pytest.fixture(autouse=True)
+def use_cluster(request: pytest.FixtureRequest) -> None:
+    """Have the cluster where a test needs it."""
+    if request.node.get_closest_marker("on_cluster"):
+        request.getfixturevalue("cluster")

@@ -37,14 +37,6 @@ def finish(bench: Bench) -> None:
     bench.drive("restart", "--id", bench.id).finish(240).succeeded()
 
 
-def on_engines(*names: str) -> pytest.MarkDecorator:
-    """Run a test on some engines."""
-    marks = {name: [pytest.mark.on_cluster, pytest.mark.usefixtures("cluster")] for name in names}
-    for name in ("threads", "htex"):
-        marks[name] = []
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in names])
-
-
 FATAL = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOMENTS = {
     "threads": (5, 30, 2.0),
@@ -57,7 +49,12 @@ MOMENTS = {
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("name", "seed"), [(name, seed) for name, (runs, _, _) in MOMENTS.items() for seed in range(runs)]
+    ("name", "seed"),
+    [
+        pytest.param(name, seed, marks=[pytest.mark.on_cluster] if "slurm" in name else [])
+        for name, (runs, _, _) in MOMENTS.items()
+        for seed in range(runs)
+    ],
 )
 def test_signals_at_random_moments(
     make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str, seed: int

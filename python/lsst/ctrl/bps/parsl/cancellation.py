@@ -46,12 +46,13 @@ def cancel_dead_run(name: str, paths: SubmitPaths) -> str:
     try:
         end_leftovers(RUN_VARIABLE, str(paths.submit_path))
         end_pilots(paths.pilots)
-        state = replay(Plan(paths.plan), paths)
+        plan = Plan(paths.plan)
+        state = replay(plan, paths)
         if state.finished is not None:
             raise RunStateError(
                 f"Run {name} has ended before ({state.finished}); there is nothing to cancel."
             )
-        journal = Journal(paths.driver_journal, name)
+        journal = Journal(paths.driver_journal, name, plan.id)
         now = round(time.time(), 3)
         finish = {"e": "finish", "state": JobState.DELETED.name}
         for event in (*state.recovered_events(), {"e": "cancel"}, finish):

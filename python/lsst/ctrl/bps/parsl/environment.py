@@ -10,13 +10,14 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
 from .errors import DamagedFileError
-from .files import PRIVATE, storage_errors, write_atomic
+from .files import PRIVATE, read_file, storage_errors, write_atomic
 from .node.environment import capture_environment, travels
 
 __all__ = ["capture_environment", "export_environment", "read_environment", "travels"]
@@ -28,6 +29,7 @@ _FUNCTION = re.compile(r"BASH_FUNC_(.+)%%\Z")
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:+-]*\Z")
 _FORMAT = 1
 _ENVIRONMENT = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
+_JOB_ENVIRONMENTS = TypeAdapter(list[dict[str, Any]], config=ConfigDict(strict=True))
 
 
 def export_environment(environ: Mapping[str, str] | None = None) -> str:
@@ -124,21 +126,77 @@ def read_environment(path: Path) -> tuple[dict[str, str], str]:
         Raised if it cannot be read.
     """
     with storage_errors(path, "read the environment of the jobs"):
-        raw = path.read_bytes()
+        raw = read_file(path)
     try:
         content = json.loads(raw.decode("utf-8", "surrogateescape"))
-        if content["format"] != _FORMAT:
-            raise DamagedFileError(
-                f"{path} has format {content['format']!r}; this version of lsst-ctrl-bps-parsl reads "
-                f"format {_FORMAT}. Use the version that prepared the run."
-            )
+        _check_format(path, content["format"])
         if not isinstance(content["prefix"], str):
             raise TypeError("its prefix is no text")
         return _ENVIRONMENT.validate_python(content["environment"]), content["prefix"]
     except (ValueError, TypeError, KeyError) as exc:
+        raise _damaged(path, exc) from exc
+
+
+def write_job_environments(path: Path, environments: Sequence[Mapping[str, object]]) -> None:
+    """Write what single jobs get in addition into a file that only its owner can read.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file; where there is nothing to write, it is not made.
+    environments : `~collections.abc.Sequence` [`~collections.abc.Mapping`]
+        The variables; the plan names each by its number.
+    """
+    if not environments:
+        return
+    content = {"format": _FORMAT, "environments": list(environments)}
+    with storage_errors(path, "write the environments of jobs"), write_atomic(path, PRIVATE) as stream:
+        stream.write(json.dumps(content, default=str).encode())
+
+
+def read_job_environments(path: Path) -> list[dict[str, Any]]:
+    """Read what `write_job_environments` wrote.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file.
+
+    Returns
+    -------
+    environments : `list` [`dict`]
+        The variables; no jobs' where there is no such file.
+
+    Raises
+    ------
+    DamagedFileError
+        Raised if the file is not what was written.
+    StorageError
+        Raised if it cannot be read.
+    """
+    with storage_errors(path, "read the environments of jobs"):
+        try:
+            raw = read_file(path)
+        except FileNotFoundError:
+            return []
+    try:
+        content = json.loads(raw)
+        _check_format(path, content["format"])
+        return _JOB_ENVIRONMENTS.validate_python(content["environments"])
+    except (ValueError, TypeError, KeyError) as exc:
+        raise _damaged(path, exc) from exc
+
+
+def _check_format(path: Path, found: object) -> None:
+    if found != _FORMAT:
         raise DamagedFileError(
-            f"{path} is damaged ({exc}). The run cannot be resumed; submit it again."
-        ) from exc
+            f"{path} has format {found!r}; this version of lsst-ctrl-bps-parsl reads format {_FORMAT}. "
+            "Use the version that prepared the run."
+        )
+
+
+def _damaged(path: Path, exc: Exception) -> DamagedFileError:
+    return DamagedFileError(f"{path} is damaged ({exc}). The run cannot be resumed; submit it again.")
 
 
 def set_command_directories() -> None:

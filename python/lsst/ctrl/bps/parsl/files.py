@@ -7,21 +7,36 @@ moment in which others could write to it; symbolic links are not followed.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
 from .errors import StorageError
 
-__all__ = ["PRIVATE", "PUBLIC", "make_directory", "open_append", "storage_errors", "write_atomic"]
+__all__ = [
+    "PRIVATE",
+    "PUBLIC",
+    "check_own",
+    "make_directory",
+    "open_append",
+    "open_regular",
+    "read_file",
+    "storage_errors",
+    "write_atomic",
+]
 
 PUBLIC = 0o644
 """Mode of a file that others may read."""
 
 PRIVATE = 0o600
 """Mode of a file that holds an environment or a key."""
+
+
+_OTHERS_WRITE = 0o022
 
 
 @contextmanager
@@ -74,6 +89,28 @@ def make_directory(path: str | os.PathLike[str], mode: int = 0o755) -> None:
             raise
 
 
+def check_own(path: str | os.PathLike[str]) -> None:
+    """Check that a directory is this user's; close it to others' writing.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The directory.
+
+    Raises
+    ------
+    StorageError
+        Raised if it is another user's, or if another user's link leads to it.
+    """
+    me = os.geteuid()
+    if os.lstat(path).st_uid != me or (found := os.stat(path)).st_uid != me:
+        raise StorageError(
+            f"{os.fspath(path)} is another user's, who could change what is run. Choose another submitPath."
+        )
+    if found.st_mode & _OTHERS_WRITE:
+        os.chmod(path, stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
+
+
 def open_append(path: str | os.PathLike[str], mode: int = PUBLIC) -> int:
     """Open a file for appending, making it where it is missing.
 
@@ -89,8 +126,54 @@ def open_append(path: str | os.PathLike[str], mode: int = PUBLIC) -> int:
     fd : `int`
         File descriptor; each write to it goes to the end of the file.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.open(path, flags, mode)
+    return open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, mode)
+
+
+def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = PUBLIC) -> int:
+    """Open a file, and nothing that only has the place of one.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The file.
+    flags : `int`, optional
+        As for `os.open`.
+    mode : `int`, optional
+        Permission bits of a new file.
+
+    Returns
+    -------
+    fd : `int`
+        File descriptor.
+
+    Raises
+    ------
+    OSError
+        Raised if it cannot be opened. A named pipe, which would be waited for
+        without end, is refused as well.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a file", os.fspath(path))
+    return fd
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Read a file, as `open_regular` opens it.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The file.
+
+    Returns
+    -------
+    content : `bytes`
+        All that is in it.
+    """
+    with open(open_regular(path), "rb") as stream:
+        return stream.read()
 
 
 @contextmanager

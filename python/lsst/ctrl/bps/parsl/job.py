@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -258,7 +258,9 @@ def other_command(
     return build_command(template, values, file_paths)
 
 
-def generic_job(planned: PlannedJob, memory: int | None = None) -> GenericWorkflowJob:
+def generic_job(
+    planned: PlannedJob, memory: int | None = None, environments: Sequence[dict[str, Any]] = ()
+) -> GenericWorkflowJob:
     """Make BPS's description of a job from the plan.
 
     Parameters
@@ -267,6 +269,8 @@ def generic_job(planned: PlannedJob, memory: int | None = None) -> GenericWorkfl
         The job in the plan.
     memory : `int`, optional
         Memory request in MB, where it has grown.
+    environments : `~collections.abc.Sequence` [`dict`], optional
+        The jobs' own environments, by the numbers that the plan has for them.
 
     Returns
     -------
@@ -277,6 +281,8 @@ def generic_job(planned: PlannedJob, memory: int | None = None) -> GenericWorkfl
     executable = fields.pop("executable", None)
     if executable is not None:
         executable = GenericWorkflowExec(**executable)
+    if "environment" in fields:
+        fields["environment"] = environments[fields["environment"]]
     if "quanta_counts" in fields:
         fields["quanta_counts"] = Counter(fields["quanta_counts"])
     generic = GenericWorkflowJob(planned.name, planned.template.label, executable=executable, **fields)

@@ -28,6 +28,7 @@ Events of nodes: ``start`` and ``end`` of attempt ``a`` of job ``j``.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -36,8 +37,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DamagedFileError, StorageError
-from .files import open_append, storage_errors
+from .files import open_append, open_regular, storage_errors
 from .node.records import encode_line
+from .plan import Plan
 
 __all__ = ["Journal", "decode_line", "read_journal"]
 
@@ -54,9 +56,11 @@ class Journal:
         The file; made where it is missing.
     run : `str`
         Name of the run.
+    plan : `str`, optional
+        Identity of its plan.
     """
 
-    def __init__(self, path: Path, run: str) -> None:
+    def __init__(self, path: Path, run: str, plan: str = "") -> None:
         self.path = path
         with storage_errors(path, "open the journal"):
             self._fd = open_append(path)
@@ -65,7 +69,7 @@ class Journal:
                 # What a driver that was killed left of its last line.
                 os.ftruncate(self._fd, whole)
             if whole == 0:
-                self.append({"format": _FORMAT, "kind": "driver", "run": run})
+                self.append({"format": _FORMAT, "kind": "driver", "run": run, "plan": plan})
 
     def append(self, event: dict[str, Any]) -> None:
         """Add an event.
@@ -82,6 +86,8 @@ class Journal:
         """
         line = encode_line(event)
         with storage_errors(self.path, "write to the journal"):
+            if os.fstat(self._fd).st_nlink == 0:
+                raise FileNotFoundError(errno.ENOENT, "it has been removed while the run was going on")
             written = os.write(self._fd, line)
         if written != len(line):
             raise StorageError(
@@ -112,7 +118,9 @@ def _whole_size(path: Path) -> int:
     return 0
 
 
-def read_journal(path: Path, wanted: Callable[[bytes], bool] | None = None) -> Iterator[dict[str, Any]]:
+def read_journal(
+    path: Path, wanted: Callable[[bytes], bool] | None = None, plan: Plan | None = None
+) -> Iterator[dict[str, Any]]:
     """Read the events of a journal.
 
     Parameters
@@ -121,7 +129,10 @@ def read_journal(path: Path, wanted: Callable[[bytes], bool] | None = None) -> I
         The file; one that does not exist has no events.
     wanted : `~collections.abc.Callable`, optional
         Tells of a line, as it stands in the file, whether it is worth
-        decoding; all are by default.
+        decoding; all are by default. Those that are passed over are checked
+        for damage all the same.
+    plan : `Plan`, optional
+        The plan that the journal has to be of.
 
     Yields
     ------
@@ -132,32 +143,43 @@ def read_journal(path: Path, wanted: Callable[[bytes], bool] | None = None) -> I
     ------
     DamagedFileError
         Raised if a line other than an unfinished one is damaged, or if the
-        file has another format.
+        file has another format or is of another run.
     """
     with storage_errors(path, "read the journal"):
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return
         with open(fd, "rb", buffering=1 << 20) as stream:
             for number, line in enumerate(stream, 1):
                 if not line.endswith(b"\n"):
                     return  # Its writer was killed, or is writing it now.
-                if wanted is not None and not wanted(line):
+                body = _checked(line)
+                if body is not None and wanted is not None and not wanted(line):
                     continue
-                event = decode_line(line)
+                event = None if body is None else _decoded(body)
                 if event is None:
                     raise DamagedFileError(
                         f"{path} is damaged in line {number}. The run cannot be resumed from it; "
                         "restore the file, or submit the run again."
                     )
-                if "format" not in event:
+                if "format" in event:
+                    _check_header(path, event, plan)
+                else:
                     yield event
-                elif event["format"] != _FORMAT:
-                    raise DamagedFileError(
-                        f"{path} has format {event['format']!r}; this version of lsst-ctrl-bps-parsl "
-                        f"reads format {_FORMAT}. Use the version that started the run."
-                    )
+
+
+def _check_header(path: Path, header: dict[str, Any], plan: Plan | None) -> None:
+    if header["format"] != _FORMAT:
+        raise DamagedFileError(
+            f"{path} has format {header['format']!r}; this version of lsst-ctrl-bps-parsl "
+            f"reads format {_FORMAT}. Use the version that started the run."
+        )
+    found = header.get("plan")
+    if plan is not None and found and plan.id and found != plan.id:
+        raise DamagedFileError(
+            f"{path} is of another run than {plan.path}. Restore the one of the two that was changed."
+        )
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:
@@ -173,11 +195,20 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
     record : `dict` or `None`
         What was written; `None` where that is not what is in the line.
     """
+    body = _checked(line)
+    return None if body is None else _decoded(body)
+
+
+def _checked(line: bytes) -> bytes | None:
+    """Return what a line holds beside its checksum, if that is right."""
     body, _, crc = line.rpartition(b',"crc":')
     body += b"}"
     digits = crc[:-2]
-    if not (crc.endswith(b"}\n") and digits.isdigit() and zlib.crc32(body) == int(digits)):
-        return None
+    right = crc.endswith(b"}\n") and digits.isdigit() and zlib.crc32(body) == int(digits)
+    return body if right else None
+
+
+def _decoded(body: bytes) -> dict[str, Any] | None:
     try:
         event: dict[str, Any] = json.loads(body.decode())
     except ValueError:

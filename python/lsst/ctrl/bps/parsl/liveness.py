@@ -11,26 +11,35 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 
-from .errors import RunHeldError
-from .files import PUBLIC, storage_errors, write_atomic
+from .errors import RunHeldError, StorageError
+from .files import PUBLIC, open_regular, read_file, storage_errors, write_atomic
 from .node.processes import start_time
 
 __all__ = ["Holder", "RunLock", "ask_to_cancel", "living_holder", "take_cancel_request"]
+
+_LOG = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10.0
 """Time between two signs of life."""
 
 PATIENCE_SECONDS = 120.0
 """Time without a sign after which a driver on another host counts as dead."""
+
+WATCH_SECONDS = 3 * HEARTBEAT_SECONDS
+"""Time to watch for one before a run of another host's is taken over."""
+
+MOST_CLOCK_ERROR_SECONDS = 2 * 3600.0
+"""No two clocks are expected to differ by more."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def read_holder(path: Path) -> Holder | None:
         only serves to name the holder.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_file(path))
         return Holder(**content)
     except (OSError, ValueError, TypeError):
         return None
@@ -113,11 +122,43 @@ def living_holder(path: Path) -> Holder | None:
         return None
     if holder.host == socket.gethostname():
         return holder if holder.runs_here() else None
+    # Clocks of two hosts may differ; a lock that both see does not.
+    return holder if _was_touched(path) or _is_locked(path) else None
+
+
+def _was_touched(path: Path) -> bool:
     try:
-        age = time.time() - path.stat().st_mtime
+        return abs(time.time() - path.stat().st_mtime) < PATIENCE_SECONDS
     except FileNotFoundError:
-        return None
-    return holder if age < PATIENCE_SECONDS else None
+        return False
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with open(open_regular(path), "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # A file system without locks.
+    return False
+
+
+def _gives_signs(path: Path) -> bool:
+    """Watch for a sign of life, where the clocks of two hosts do not tell."""
+    try:
+        first = path.stat().st_mtime_ns
+        if abs(time.time() - first / 1e9) > MOST_CLOCK_ERROR_SECONDS:
+            return False
+        _LOG.info("Watching for %.0f s whether the driver on another host lives.", WATCH_SECONDS)
+        deadline = time.monotonic() + WATCH_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(min(0.5, WATCH_SECONDS))
+            if path.stat().st_mtime_ns != first:
+                return True
+    except FileNotFoundError:
+        pass  # It has just ended.
+    return False
 
 
 class RunLock:
@@ -148,8 +189,8 @@ class RunLock:
             Raised if the file cannot be written.
         """
         with storage_errors(self.path, "take the lock of the run"):
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(self.path, flags, PUBLIC)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            fd = open_regular(self.path, flags, PUBLIC)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +198,7 @@ class RunLock:
                 raise self._held() from None
             except OSError:
                 pass  # This file system has no locks; the holder's word counts.
-            if (holder := living_holder(self.path)) and holder != Holder.this_process():
+            if (holder := read_holder(self.path)) and self._lives(holder):
                 raise self._held()
             with storage_errors(self.path, "write the lock of the run"):
                 os.ftruncate(fd, 0)
@@ -168,6 +209,13 @@ class RunLock:
         self._fd = fd
         self.beat()
 
+    def _lives(self, holder: Holder) -> bool:
+        """Tell whether another driver has the run, where this one holds the file's lock."""
+        if holder.host == socket.gethostname():
+            return holder.runs_here() and holder != Holder.this_process()
+        # A lock that hosts share would have told.
+        return _was_touched(self.path) or _gives_signs(self.path)
+
     def _held(self) -> RunHeldError:
         holder = read_holder(self.path)
         who = f"on {holder}" if holder else "by another process"
@@ -177,19 +225,47 @@ class RunLock:
         )
 
     def beat(self) -> None:
-        """Give a sign of life, where one is due."""
+        """Give a sign of life, where one is due; and see that the run is still this driver's.
+
+        Raises
+        ------
+        RunHeldError
+            Raised if another driver has taken the run, while this process was
+            stopped for so long that it counted as dead.
+        StorageError
+            Raised if the file has been removed, and all others with it.
+        """
         now = time.monotonic()
         if now - self._touched >= HEARTBEAT_SECONDS or not self._touched:
+            self._check_own()
             self._touched = now
             with suppress(OSError):
                 # Not the journal: a sign that is missed is no loss.
                 os.utime(self._fd)
 
+    def _check_own(self) -> None:
+        if os.fstat(self._fd).st_nlink == 0:
+            raise StorageError(
+                f"{self.path} has been removed while the run was going on. Put its directory back; "
+                "what is not in its journals will be run again."
+            )
+        if not self._is_own():
+            raise self._held()
+
+    def _is_own(self) -> bool:
+        me = Holder.this_process()
+        with suppress(OSError, ValueError, TypeError):
+            found = Holder(**json.loads(os.pread(self._fd, 1 << 16, 0)))
+            # Whatever this host is called by now.
+            return replace(found, host=me.host) == me
+        return False
+
     def release(self) -> None:
-        """Give the lock back."""
+        """Give the lock back, if it is this driver's."""
         if self._fd >= 0:
             with suppress(OSError):
-                os.ftruncate(self._fd, 0)
+                if self._is_own():
+                    os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
 

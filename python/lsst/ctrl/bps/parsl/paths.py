@@ -10,7 +10,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from .files import make_directory
+from .files import check_own, make_directory
 
 __all__ = ["SubmitPaths", "safe_name"]
 
@@ -85,6 +85,11 @@ class SubmitPaths:
     def environment(self) -> Path:
         """The environment that jobs get (private)."""
         return self.directory / "environment.json"
+
+    @property
+    def job_environments(self) -> Path:
+        """What single jobs get in addition (private)."""
+        return self.directory / "job_environments.json"
 
     @property
     def environment_script(self) -> Path:
@@ -169,13 +174,18 @@ class SubmitPaths:
         Notes
         -----
         BPS makes the submit directory and its own files by the user's umask.
-        One of them holds the whole environment, secrets and all.
+        Some of them hold the whole environment, or the configuration, secrets
+        and all. While others could write to the submit directory, one of them
+        may have made a directory there that we are about to use.
         """
         make_directory(self.submit_path)
+        check_own(self.submit_path)
         for path in (self.submit_path, *self.submit_path.iterdir()):
-            keep = 0o7700 if path.name.endswith(".env.info.yaml") else 0o7755
+            # BPS's copies of the configuration and of the environment hold secrets.
+            keep = 0o7700 if path.suffix in (".yaml", ".pickle") else 0o7755
             mode = stat.S_IMODE(path.lstat().st_mode)
             if mode & ~keep and not path.is_symlink():
                 path.chmod(mode & keep)
         for directory in (self.directory, self.journals, self.logs):
             make_directory(directory)
+            check_own(directory)

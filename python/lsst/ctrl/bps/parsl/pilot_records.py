@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SchedulerError
-from .files import PRIVATE, open_append, storage_errors
+from .files import PRIVATE, open_append, read_file, storage_errors
 from .slurm_queue import cancel_jobs, jobs_with_tag
 
 __all__ = ["end_pilots", "record_pilots"]
@@ -62,7 +62,7 @@ def record_pilots(path: Path, scheduler: str, **what: str | None) -> None:
     with storage_errors(path, "write down what is submitted"):
         fd = open_append(path, PRIVATE)
         try:
-            whole = path.read_bytes()[-1:] in (b"", b"\n")
+            whole = read_file(path)[-1:] in (b"", b"\n")
             line = json.dumps({"scheduler": scheduler, **what}).encode() + b"\n"
             os.write(fd, line if whole else b"\n" + line)
         finally:
@@ -111,7 +111,7 @@ def end_pilots(path: Path) -> int:
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     with storage_errors(path, "read what was submitted"):
         try:
-            lines = path.read_bytes().splitlines()
+            lines = read_file(path).splitlines()
         except FileNotFoundError:
             return
     for line in lines:

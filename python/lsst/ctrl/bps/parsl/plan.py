@@ -30,7 +30,7 @@ from typing import Any
 import numpy
 
 from .errors import DamagedFileError, RunNotFoundError
-from .files import storage_errors, write_atomic
+from .files import open_regular, storage_errors, write_atomic
 
 __all__ = ["JobKind", "JobTemplate", "Plan", "PlanWriter", "PlannedJob"]
 
@@ -212,7 +212,7 @@ class Plan:
                 "Make one with: bps submit <config.yaml>"
             )
         with storage_errors(path, "read the plan"):
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._fd = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
             weakref.finalize(self, os.close, self._fd)
             with open(self._fd, "rb", closefd=False, buffering=1 << 20) as stream:
                 self._load(stream)
@@ -265,6 +265,11 @@ class Plan:
     def run(self) -> str:
         """Name of the run."""
         return str(self.header["run"])
+
+    @property
+    def id(self) -> str:
+        """What tells this plan from all others."""
+        return str(self.header.get("id", ""))
 
     @cached_property
     def labels(self) -> list[str]:

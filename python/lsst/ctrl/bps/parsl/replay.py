@@ -45,7 +45,7 @@ def replay(plan: Plan, paths: SubmitPaths) -> RunState:
 
 
 def _replay_file(state: RunState, path: Path, wanted: Callable[[bytes], bool] | None = None) -> None:
-    for event in read_journal(path, wanted):
+    for event in read_journal(path, wanted, state.plan):
         try:
             state.apply(event)
         except (AttributeError, IndexError, KeyError, TypeError) as exc:

@@ -26,6 +26,8 @@ __all__ = ["RunView", "run_report"]
 
 _LAST_LINES = 5
 _LAST_BYTES = 1 << 16
+_LONGEST_LINE = 2000
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): ")
 
 
@@ -139,6 +141,24 @@ def failure_lines(view: RunView, most: int = 10) -> list[str]:
     return lines
 
 
+def printable(text: str) -> str:
+    """Return a text of somebody else's as a terminal may show it.
+
+    Parameters
+    ----------
+    text : `str`
+        One line.
+
+    Returns
+    -------
+    shown : `str`
+        The line with its control characters spelled out, which could change
+        what stands elsewhere, and cut where it is very long.
+    """
+    shown = _CONTROL.sub(lambda match: repr(match[0])[1:-1], text.rstrip("\r"))
+    return shown if len(shown) <= _LONGEST_LINE else shown[:_LONGEST_LINE] + " ..."
+
+
 def last_lines(path: Path) -> list[str]:
     """Read the end of a log.
 
@@ -159,7 +179,8 @@ def last_lines(path: Path) -> list[str]:
             text = stream.read().decode("utf-8", "replace")
     except OSError:
         return []
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("---- attempt ")]
+    shown = (printable(line) for line in text.split("\n"))
+    lines = [line for line in shown if line.strip() and not line.startswith("---- attempt ")]
     last = lines[-_LAST_LINES:]
     # What went wrong is often said earlier than what follows from it.
     causes = [line for line in lines[:-_LAST_LINES] if _EXCEPTION.match(line)]

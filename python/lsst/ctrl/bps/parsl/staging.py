@@ -12,7 +12,7 @@ from pathlib import Path
 from lsst.ctrl.bps import GenericWorkflowExec
 
 from .errors import WorkflowError
-from .files import make_directory, storage_errors
+from .files import make_directory, storage_errors, write_atomic
 from .node.records import expand
 from .paths import SubmitPaths, safe_name
 
@@ -69,8 +69,8 @@ def _stage(source: Path, name: str, paths: SubmitPaths) -> Path:
         if not source.is_relative_to(paths.submit_path):
             make_directory(paths.executables)
             path = paths.executables / safe_name(name)
-            shutil.copyfile(source, path)
-            path.chmod(0o755)
+            with open(source, "rb") as stream, write_atomic(path, 0o755) as copy:
+                shutil.copyfileobj(stream, copy)
         elif not os.access(source, os.X_OK) or not source.stat().st_mode & stat.S_IXUSR:
             path.chmod(stat.S_IMODE(source.stat().st_mode) | stat.S_IXUSR)
     return path

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from lsst.ctrl.bps import (
 
 from .command import placeholders
 from .configuration import get_bps_config_value
+from .environment import write_job_environments
 from .errors import WorkflowError
 from .flatten import Node, flatten, topological_order
 from .job import DEFAULTS, get_file_paths
@@ -32,19 +35,54 @@ from .site import SiteConfig
 from .site_section import config_for_site
 from .staging import stage_executables
 
-__all__ = ["translate"]
+__all__ = ["Translation", "translate"]
 
 _LOG = logging.getLogger(__name__)
 
 _MOST_COMPLAINTS = 10
 _OWN_FIELDS = ("cmdvals", "tags")
-_FIELDS = tuple(name for name in DEFAULTS if name not in ("executable", *_OWN_FIELDS))
+_FIELDS = tuple(name for name in DEFAULTS if name not in ("executable", "environment", *_OWN_FIELDS))
+
+
+@dataclass
+class Translation:
+    """A workflow as it is going to be planned."""
+
+    sites: dict[str, SiteConfig]
+    """The site, and those that jobs name, by their names."""
+
+    header: dict[str, Any]
+    lines: _Lines
+    nodes: dict[str, Node]
+    order: list[str]
+
+    def write(self, paths: SubmitPaths) -> None:
+        """Write the plan, and apart from it what only the user may read.
+
+        Parameters
+        ----------
+        paths : `SubmitPaths`
+            Where the run is.
+
+        Raises
+        ------
+        StorageError
+            Raised if it cannot be written.
+        """
+        write_plan(paths.plan, self.header, self._jobs(paths))
+
+    def _jobs(self, paths: SubmitPaths) -> Iterator[tuple[Any, ...]]:
+        yield from self.lines.of(self.nodes, self.order)
+        # Before the plan is in its place, which makes this a prepared run.
+        write_job_environments(
+            paths.job_environments, [value for _, value in self.lines.environments.values()]
+        )
 
 
 def translate(
     config: BpsConfig, workflow: GenericWorkflow, site: SiteConfig, paths: SubmitPaths
-) -> dict[str, SiteConfig]:
-    """Write the plan of a workflow.
+) -> Translation:
+    """Make the plan of a workflow; only executables are written.
 
     Parameters
     ----------
@@ -59,8 +97,8 @@ def translate(
 
     Returns
     -------
-    sites : `dict` [`str`, `SiteConfig`]
-        ``site``, and the sites that jobs name, by their names.
+    translation : `Translation`
+        What to write.
 
     Raises
     ------
@@ -78,6 +116,7 @@ def translate(
     _, log_template = config.search("subDirTemplate", opt={"replaceVars": False, "default": ""})
     shared = _shared_files(nodes)
     header = {
+        "id": secrets.token_hex(8),
         "run": get_bps_config_value(config, "uniqProcName", str, workflow.name),
         "workflow": workflow.name,
         "attributes": workflow.run_attrs,
@@ -90,8 +129,7 @@ def translate(
     executables = (getattr(item.node, "executable", None) for item in nodes.values())
     wanted = (executable for executable in executables if executable and executable.transfer_executable)
     lines = _Lines(config, sites, shared, stage_executables(wanted, paths))
-    write_plan(paths.plan, header, lines.of(nodes, order))
-    return sites
+    return Translation(sites, header, lines, nodes, order)
 
 
 def _joined(complaints: list[str]) -> str:
@@ -139,6 +177,8 @@ class _Lines:
     """By name; the first is for all jobs that name none."""
     shared: Mapping[str, str]
     staged: Mapping[str, str]
+    environments: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    """Numbers and values of the jobs' own environments, by their text."""
     _values: dict[tuple[str, str], object] = field(default_factory=dict)
 
     def of(self, nodes: dict[str, Node], order: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -165,6 +205,8 @@ class _Lines:
             value = getattr(node, name)
             if value is not None and value != DEFAULTS[name]:
                 fields[name] = as_number(name, value)
+        if node.environment:
+            fields["environment"] = self._number_of(dict(node.environment))
         own = {name: value for name in _OWN_FIELDS if (value := getattr(node, name))}
         if values := self._missing_values(node):
             own["cmdvals"] = {**values, **own.get("cmdvals", {})}
@@ -183,6 +225,11 @@ class _Lines:
         template["on_submit_host"] = item.is_on_submit_host(site)
         template["bps_own"] = item.is_bps_own
         return template, own
+
+    def _number_of(self, environment: dict[str, Any]) -> int:
+        """Return the number that stands for an environment in the plan, which others may read."""
+        text = json.dumps(environment, default=str)
+        return self.environments.setdefault(text, (len(self.environments), environment))[0]
 
     def _missing_values(self, job: GenericWorkflowJob) -> dict[str, object]:
         """Return values of variables for which BPS gathers none: those of

@@ -175,12 +175,14 @@ class ParslWorkflow(BaseWmsWorkflow):
         with storage_errors(paths.directory, "make the run's directories"):
             paths.create()
         write_config(paths.config, self.config)
-        sites = translate(self.config, self._generic, site, paths)
+        translation = translate(self.config, self._generic, site, paths)
+        sites = translation.sites
         prefixes = {name: one.get_command_prefix() for name, one in sites.items()}
         write_environment(paths.environment, capture_environment(), site.get_command_prefix(), prefixes)
         write_environment_script(paths.environment_script)
         for one in sites.values():
             one.write_secrets(paths)
+        translation.write(paths)  # Last: with a plan, it is a prepared run.
         # BPS's view of the workflow is large, and the plan has it all.
         self._generic = None
         register_run(self.name, paths.submit_path)

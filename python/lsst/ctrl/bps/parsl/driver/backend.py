@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor as HostPool
+from functools import partial
 from typing import Any, Protocol
 
 from parsl.dataflow.dflow import DataFlowKernel
 from parsl.executors import HighThroughputExecutor, ThreadPoolExecutor
 from parsl.executors.base import ParslExecutor
+from parsl.executors.high_throughput.errors import ManagerLost
 
 from ..configuration import parsl_log_level
-from ..files import make_directory
+from ..files import make_directory, storage_errors
 from ..node.client import forget_clients, kill_jobs, run_job
 from ..paths import SubmitPaths
 from ..site import SiteConfig
@@ -32,6 +34,7 @@ from .parsl_log import ParslLog
 from .pilots import Pilots
 from .sites import Sites
 from .tasks import Task, node_setup
+from .umask import close_umask, restore_umask
 
 __all__ = ["Backend", "Completed", "ParslBackend"]
 
@@ -89,9 +92,14 @@ class ParslBackend:
     in_order : `bool`, optional
         Whether the order matters in which jobs are submitted. Threads take
         them in that order; so none waits there that a later one should pass.
+    plan_id : `str`, optional
+        Identity of the plan, for the nodes' records.
     """
 
-    def __init__(self, sites: Sites, paths: SubmitPaths, cwd: str, *, in_order: bool = False) -> None:
+    def __init__(
+        self, sites: Sites, paths: SubmitPaths, cwd: str, *, in_order: bool = False, plan_id: str = ""
+    ) -> None:
+        self._plan_id = plan_id
         self._in_order = in_order
         self._sites = sites
         self._paths = paths
@@ -105,6 +113,7 @@ class ParslBackend:
         self._here: set[str | None] = {None}
         self._low_first: set[str] = set()
         self._monitored = False
+        self._umask: int | None = None
         self._spent = False
         self._submitted = 0
         self._lock = threading.Lock()
@@ -123,13 +132,16 @@ class ParslBackend:
             What to call with each result.
         """
         self._completed = completed
+        self._umask = close_umask()
         self._host_pool = HostPool(1, thread_name_prefix="submit-host")
         self._start_parsl()
 
     def _start_parsl(self) -> None:
         config, others = self._sites.parsl_config()
         executors = [*config.executors, *others]
-        make_directory(os.path.abspath(config.run_dir))
+        with storage_errors(config.run_dir, "make the directory of Parsl's files"):
+            # Work Queue's functions name the jobs' environments.
+            make_directory(os.path.abspath(config.run_dir), 0o700)
         self._monitored = config.monitoring is not None
         if self._log is None:
             path = os.path.join(config.run_dir, "parsl.log")
@@ -155,10 +167,11 @@ class ParslBackend:
 
     def _prepare_executors(self, executors: list[ParslExecutor]) -> None:
         host = node_setup(self._paths, self._cwd, "submit host")
-        self._setups[None] = {**host, **_choices(self._sites.main), "cpus": None, "memory": None}
+        common = {"umask": self._umask, "plan": self._plan_id}
+        self._setups[None] = {**host, **common, **_choices(self._sites.main), "cpus": None, "memory": None}
         for executor in executors:
             site = self._sites.site_of_executor(executor.label)
-            told = {"monitored": self._monitored, **_choices(site)}
+            told = {"monitored": self._monitored, **common, **_choices(site)}
             if isinstance(executor, ThreadPoolExecutor):
                 self._here.add(executor.label)
                 cpus = site.get_capacity()["cpus"]
@@ -231,7 +244,14 @@ class ParslBackend:
                 ignore_for_cache=None,
                 app_kwargs=keywords,
             )
-        future.add_done_callback(lambda done: self._returned(number, _result(done)))
+        future.add_done_callback(lambda done: self._came_back(number, task.executor, _result(done)))
+
+    def _came_back(self, number: int, executor: str | None, result: dict[str, Any]) -> None:
+        """Take a result of Parsl's; called in any thread."""
+        if str(result.get("lost", "")).startswith(ManagerLost.__name__) and self._pilots and executor:
+            self._pilots.fence.hold(executor, partial(self._returned, number, result))
+        else:
+            self._returned(number, result)
 
     def _resources(self, task: Task) -> dict[str, Any]:
         """Return what the executor is told about a job."""
@@ -339,6 +359,9 @@ class ParslBackend:
             client.close()
         if self._log is not None:
             self._log.close()
+        if self._umask is not None:
+            self._umask = None
+            restore_umask()
 
 
 def _choices(site: SiteConfig) -> dict[str, bool]:

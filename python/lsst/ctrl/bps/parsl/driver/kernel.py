@@ -53,7 +53,7 @@ def start_kernel(config: Config, others: list[ParslExecutor], paths: SubmitPaths
         Parsl.
     """
     _switch_off(config)
-    with _umask_without_writing_by_others(), marked(paths), _without_main():
+    with marked(paths), _without_main():
         try:
             kernel = DataFlowKernel(config)
             kernel.add_executors(others)
@@ -83,17 +83,6 @@ def end_kernel(kernel: DataFlowKernel) -> None:
     if thread.is_alive():
         atexit.unregister(kernel.atexit_cleanup)
         _LOG.warning("Parsl does not end within %.0f seconds; it is left to itself.", CLEANUP_SECONDS)
-
-
-@contextmanager
-def _umask_without_writing_by_others() -> Iterator[None]:
-    """Parsl makes its directories by the umask alone."""
-    before = os.umask(0o077)
-    os.umask(before | 0o022)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 @contextmanager

@@ -374,6 +374,8 @@ class Driver:
 
     def _record(self, event: dict[str, Any]) -> None:
         """Write an event down, then let it happen."""
+        if self._lock is not None:
+            self._lock.beat()  # After a long sleep, the run may be another driver's.
         event = {"e": event.pop("e"), "t": round(self._clock(), 3), **event}
         self._journal.append(event)
         self.state.apply(event)

@@ -7,7 +7,7 @@ import copy
 import logging
 import os
 
-from ..files import open_append
+from ..files import open_append, storage_errors
 
 __all__ = ["ParslLog"]
 
@@ -29,7 +29,8 @@ class ParslLog:
     def __init__(self, path: str, level: int) -> None:
         self._logger = logging.getLogger("parsl")
         self._before = (self._logger.level, self._logger.propagate)
-        os.close(open_append(path))
+        with storage_errors(path, "write Parsl's log"):
+            os.close(open_append(path))
         self._file = logging.FileHandler(path, delay=True)
         self._file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
         self._terminal = _ToRoot(level)

@@ -8,8 +8,10 @@ and ends no block as long as a single job runs.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +25,7 @@ from parsl.jobs.states import JobState, JobStatus
 
 from ..errors import NoWorkersError, SchedulerError
 from .blocks import Block, Blocks, Demand, last_words, refusal_text, slots_per_node, trouble
+from .fence import Fence
 
 __all__ = ["Pilots"]
 
@@ -56,6 +59,9 @@ _ENDED = (
     JobState.MISSING,
     JobState.SCALED_IN,
 )
+
+_NO_FILES = os.strerror(errno.EMFILE)
+"""This process's own limit (``ulimit -n``), which no waiting lifts."""
 
 _PENDING = JobStatus(JobState.PENDING)
 
@@ -94,6 +100,7 @@ class Pilots:
         self._failed = failed
         self._clock = clock
         self._marked = marked
+        self.fence = Fence()
         self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._hurry = threading.Event()
@@ -169,6 +176,7 @@ class Pilots:
                 return
             item = self._executors[label]
             now = self._clock()
+            self.fence.tick(item, now)
             active = self._look(item, now)
             demand = self._demand(label)
             if (why := trouble(item, demand)) is not None:
@@ -285,7 +293,7 @@ class Pilots:
         executor = item.executor
         refusal = getattr(item.provider, "refusal", None)
         message = refusal_text(executor, refusal)
-        if isinstance(refusal, SchedulerError) and refusal.final:
+        if (isinstance(refusal, SchedulerError) and refusal.final) or _NO_FILES in message:
             self._failed(NoWorkersError(f"The batch system refuses blocks for {executor.label}: {message}"))
         self._back_off(item, now)
         if message != item.told:
@@ -317,6 +325,7 @@ class Pilots:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
+        self.fence.open()
 
     def hurry(self) -> None:
         """Wait no longer for blocks to end."""

@@ -67,8 +67,8 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
     sites = Sites.from_config(config, plan.header.get("sites", ()))
     return Driver(
         state,
-        Journal(paths.driver_journal, name),
-        ParslBackend(sites, paths, plan.header["cwd"], in_order=_has_priorities(plan)),
+        Journal(paths.driver_journal, name, plan.id),
+        ParslBackend(sites, paths, plan.header["cwd"], in_order=_has_priorities(plan), plan_id=plan.id),
         TaskMaker(plan, config, sites, paths),
         paths,
         lock=lock,

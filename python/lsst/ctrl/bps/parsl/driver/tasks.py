@@ -11,6 +11,8 @@ from lsst.ctrl.bps import BpsConfig
 
 from ..command import shell_line
 from ..configuration import get_bps_config_value
+from ..environment import read_job_environments
+from ..errors import DamagedFileError
 from ..job import ParslJob, generic_job
 from ..paths import SubmitPaths
 from ..plan import Plan
@@ -71,6 +73,10 @@ class TaskMaker:
         self._paths = paths
         # Asked once: a search of the configuration takes longer than all else here.
         self._has_butler = bool(get_bps_config_value(config, "executionButlerDir", str, ""))
+        self._environments = read_job_environments(paths.job_environments)
+        numbers = [(template.fields or {}).get("environment", -1) for template in plan.templates]
+        if max(numbers, default=-1) >= len(self._environments):
+            raise DamagedFileError(f"{paths.job_environments} is missing or not whole. Submit the run again.")
         self._warned: set[str] = set()
 
     def make(self, index: int, attempt: int, memory: int | None) -> Task:
@@ -90,7 +96,7 @@ class TaskMaker:
         task : `Task`
             The task.
         """
-        job = parsl_job(self._plan, index, self._config, self._paths, memory)
+        job = self._job(index, memory)
         label = job.generic.label
         template = self._plan.template(index)
         on_host = template.on_submit_host
@@ -110,6 +116,14 @@ class TaskMaker:
             spec=spec,
             priority=resources.get("priority", 0),
         )
+
+    def _job(self, index: int, memory: int | None) -> ParslJob:
+        """Make the job that sites see."""
+        planned = self._plan.job(index)
+        generic = generic_job(planned, memory, self._environments)
+        template = self._plan.header["log_template"]
+        stem = self._paths.log_stem(template, generic.name, generic.label, generic.tags)
+        return ParslJob(generic, self._config, planned.files, log_stem=stem)
 
     def _warn_about_cpus(self, label: str, wanted: int, most: float) -> None:
         if label not in self._warned:
@@ -150,35 +164,6 @@ def node_setup(paths: SubmitPaths, cwd: str, site: str = "", *, export: bool = T
         "cwd": cwd,
         "export": export,
     }
-
-
-def parsl_job(
-    plan: Plan, index: int, config: BpsConfig, paths: SubmitPaths, memory: int | None = None
-) -> ParslJob:
-    """Make the job that sites see.
-
-    Parameters
-    ----------
-    plan : `Plan`
-        The plan.
-    index : `int`
-        Number of the job.
-    config : `lsst.ctrl.bps.BpsConfig`
-        Configuration of the run.
-    paths : `SubmitPaths`
-        Where things are.
-    memory : `int`, optional
-        Memory request in MB, where it has grown.
-
-    Returns
-    -------
-    job : `ParslJob`
-        The job.
-    """
-    planned = plan.job(index)
-    generic = generic_job(planned, memory)
-    stem = paths.log_stem(plan.header["log_template"], generic.name, generic.label, generic.tags)
-    return ParslJob(generic, config, planned.files, log_stem=stem)
 
 
 def job_spec(job: ParslJob, index: int, attempt: int, *, allow_stage: bool = True) -> dict[str, Any]:

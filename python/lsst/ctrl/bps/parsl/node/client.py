@@ -26,7 +26,7 @@ from .leftovers import end_leftovers
 from .lines import Lines
 from .listener import Meeting
 from .pilot import capacity, keeper, time_left
-from .processes import end_with_parent, start_time
+from .processes import end_with_parent, start_time, umask
 from .records import RUN_VARIABLE, RUNNER_VARIABLE
 
 __all__ = ["RunnerClient", "run_job"]
@@ -52,10 +52,11 @@ class RunnerClient:
     ----------
     setup : `dict`
         ``submit_path``; ``site`` (name); ``journals`` and ``environment`` (a directory and a
-        file in it); ``cwd``; ``export`` (whether jobs get the environment of
+        file in it); ``plan`` (its identity); ``cwd``; ``export`` (whether jobs get the environment of
         prepare, or this process's); ``cpus`` and ``memory`` (MB) that the
         jobs here may have in total, each a number or `None`; ``warm`` and
         ``enforce`` (see `~lsst.ctrl.bps.parsl.node.runner.Runner`);
+        ``umask`` (the user's; the driver's own is closed to others);
         ``shared`` (whether the processes of a pilot share one runner).
     """
 
@@ -128,12 +129,20 @@ class RunnerClient:
             environment = here
         environment[RUN_VARIABLE] = self._setup["submit_path"]
         environment["PWD"] = self._setup["cwd"]
+        pool = self._setup.get("shared") and not self._setup.get("own_process")
         return {
-            **{name: self._setup.get(name) for name in ("journals", "cwd", "warm", "enforce")},
+            **{name: self._setup.get(name) for name in ("journals", "plan", "cwd", "warm", "enforce")},
+            "umask": self._umask(),
+            "pool": (os.getppid(), start_time(os.getppid())) if pool else None,
             "environment": environment,
             "prefix": self._prefix,
             **capacity(self._setup),
         }
+
+    def _umask(self) -> int | None:
+        """Return the jobs' umask: the user's, or what the user set on this node."""
+        users, own = self._setup.get("umask"), umask()
+        return own if users is None or own != users | 0o022 else users
 
     def run(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Run one job and wait for its end.
@@ -328,9 +337,11 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
         Raised with the result if the job failed, and Parsl's monitoring is
         to know (``monitored`` in the setup).
     """
+    if setup.get("shared"):
+        # A worker whose manager was killed would have its jobs run on.
+        end_with_parent()
     if setup.get("own_process"):
         setup = {**setup, "keeper": keeper()}
-        end_with_parent()
         if os.getpgrp() != os.getpid():
             # The worker ends the group of a process that it has started, and
             # may not have made it in time.

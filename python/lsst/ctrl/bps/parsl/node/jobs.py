@@ -57,7 +57,12 @@ class Logs:
         if directory not in self._directories:
             make_directory(directory)
             self._directories.add(directory)
-        return os.open(path, _APPEND, 0o644)
+        try:
+            return os.open(path, _APPEND, 0o644)
+        except FileNotFoundError:
+            # Somebody has removed it, such as a job.
+            make_directory(directory)
+            return os.open(path, _APPEND, 0o644)
 
     def say(self, path: str, sentence: str) -> None:
         """Write a sentence of the runner's own into a log file.
@@ -257,8 +262,9 @@ class Job:
         """
         if getattr(exc, "errno", None) in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
             return {"lost": f"it could not be started: {exc}"}
-        code = NOT_FOUND if isinstance(exc, FileNotFoundError) else CANNOT_EXECUTE
         what = getattr(exc, "filename", None) or (self.argv or ["bash"])[0]
+        of_log = what in (self.spec["stdout"], self.spec["stderr"])
+        code = NOT_FOUND if isinstance(exc, FileNotFoundError) and not of_log else CANNOT_EXECUTE
         why = f"cannot start {what!r}: {getattr(exc, 'strerror', None) or exc}"
         for variable in variables(str(self.spec.get("argv", [""])[0])):
             if variable not in self.owner.setup["environment"]:

@@ -27,6 +27,7 @@ __all__ = [
     "show_command",
     "signal_group",
     "start_time",
+    "umask",
 ]
 
 SCRIPT_FD = 3
@@ -224,6 +225,19 @@ def parent(pid: int) -> int:
     """
     state, *fields = _status(pid)
     return int(fields[0]) if state else 1
+
+
+def umask() -> int:
+    """Return this process's umask.
+
+    Returns
+    -------
+    mask : `int`
+        The umask, which is left as it is: `os.umask` would have to change it,
+        under the feet of other threads.
+    """
+    with open("/proc/self/status", "rb") as stream:
+        return next(int(line.split()[1], 8) for line in stream if line.startswith(b"Umask"))
 
 
 def _status(pid: int) -> list[bytes]:

@@ -23,8 +23,9 @@ from .connection import Connection
 from .fork_server_process import ForkServerProcess
 from .jobs import Job, Logs
 from .listener import Listener
+from .pool import Pools
 from .processes import become_subreaper
-from .records import RUNNER_VARIABLE, encode_line, open_journal
+from .records import RUNNER_VARIABLE, append_lines, encode_line, open_journal
 from .timer import Timer
 from .waiting import WaitingJobs
 from .warm import WarmStart
@@ -52,7 +53,7 @@ class Runner:
     ----------
     first : `socket.socket`, optional
         Connection to the one process that asks for jobs. The first line on a
-        connection is a `dict` with ``journals`` (directory), ``cwd``,
+        connection is a `dict` with ``journals`` (directory), ``plan``, ``cwd``,
         ``environment``, ``prefix`` (bash code before each command), ``cpus``
         and ``memory`` (MB; what the jobs of this node may have in total, or
         `None`), ``warm`` (whether there are fork servers) and ``enforce``
@@ -71,7 +72,9 @@ class Runner:
         self._timer = Timer()
         self._warm = WarmStart(self._selector, self._timer, self._begin)
         self._held: dict[Job, dict[str, Any]] = {}
+        self._pools = Pools()
         self._journal, self._journal_path = -1, ""
+        self._unfit = ""
         self._lines: list[bytes] = []
         self._terminated = self._stopping = False
         if first is not None:
@@ -100,6 +103,7 @@ class Runner:
             self._start_waiting()
             self._report()
         self._warm.close()
+        self._pools.end_orphans()
         if self._listener is not None:
             self._listener.close()
 
@@ -160,6 +164,8 @@ class Runner:
                 self._kill_jobs(connection, float(request["kill"]))
             elif self._stopping or request["n"] <= connection.refused:
                 connection.reply({"key": request["key"], "lost": "ended before it was started"})
+            elif self._unfit:
+                connection.reply({"key": request["key"], "lost": f"it could not be started: {self._unfit}"})
             else:
                 if connection.setup.get("enforce") and request["memory"]:
                     request["limit"] = request["memory"]
@@ -169,20 +175,27 @@ class Runner:
         connection.setup = setup
         setup["environment"][RUNNER_VARIABLE] = mark = os.environ.get(RUNNER_VARIABLE, "")
         connection.reply({"mark": mark})
+        if setup.get("pool"):
+            self._pools.note(*setup["pool"])
         if self._journal < 0:
-            self._waiting.cpus, self._waiting.memory = setup.get("cpus"), setup.get("memory")
-            self._journal, self._journal_path = open_journal(setup["journals"])
-            os.chdir(setup["cwd"])
+            try:
+                self._begin_run(setup)
+            except OSError as exc:
+                self._unfit = f"{exc.filename}: {exc.strerror}"
+
+    def _begin_run(self, setup: dict[str, Any]) -> None:
+        self._waiting.cpus, self._waiting.memory = setup.get("cpus"), setup.get("memory")
+        os.chdir(setup["cwd"])
+        self._journal, self._journal_path = open_journal(setup["journals"], setup.get("plan") or "")
+        self._unfit = ""
+        if setup.get("umask") is not None:
+            os.umask(setup["umask"])  # For the jobs; what is made here has its mode.
 
     def _report(self) -> None:
         """Write the journal, then tell those who asked."""
         more: dict[str, Any] = {}
-        if self._lines:
-            try:
-                os.write(self._journal, b"".join(self._lines))
-            except OSError as exc:
-                more["unrecorded"] = f"{self._journal_path}: {exc.strerror}"
-            self._lines.clear()
+        if self._lines and (why := append_lines(self._journal, self._lines)):
+            more["unrecorded"] = f"{self._journal_path}: {why}"
         if self._warm.notes:
             for connection in self._connections:
                 connection.say({"note": " ".join(self._warm.notes)})

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .processes import children
+from .processes import children, umask
 
 __all__ = ["Watch"]
 
@@ -140,7 +140,7 @@ def _state() -> dict[str, Any]:
         # threadpoolctl, which LSST's middleware imports, sets one for Intel's library.
         "changes the environment": {k: v for k, v in os.environ.items() if not k.startswith("KMP_")},
         "changes the directory": os.getcwd(),
-        "changes the umask": _umask(),
+        "changes the umask": umask(),
         "changes where modules are looked for": (list(sys.path), len(sys.meta_path), len(sys.path_hooks)),
         "sets a signal handler": [signal.getsignal(number) for number in range(1, 32)],
         "sets a timer": signal.getitimer(signal.ITIMER_REAL)[0] > 0,
@@ -151,8 +151,3 @@ def _state() -> dict[str, Any]:
         "leaves a file open": sorted(os.listdir("/proc/self/fd"), key=int),
         "leaves a process running": children(os.getpid()),
     }
-
-
-def _umask() -> str:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as stream:
-        return next((line for line in stream if line.startswith("Umask")), "")
