@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _FUNCTION = re.compile(r"BASH_FUNC_(.+)%%\Z")
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:+-]*\Z")
+_DECLARE = 'for name; do declare -f "$name" && printf "export -f %s\\n" "$name"; done'
 _FORMAT = 1
 _ENVIRONMENT = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
 _JOB_ENVIRONMENTS = TypeAdapter(list[dict[str, Any]], config=ConfigDict(strict=True))
@@ -48,17 +50,33 @@ def export_environment(environ: Mapping[str, str] | None = None) -> str:
         definition and an ``export -f``. Names that must not travel are left
         out, and so are names that bash cannot have.
     """
-    lines = []
+    lines, functions = [], {}
     for name, value in sorted(capture_environment(environ).items()):
         if _NAME.match(name):
             lines.append(f"export {name}={shlex.quote(value)}")
         elif (match := _FUNCTION.match(name)) and _FUNCTION_NAME.match(match.group(1)):
-            function = match.group(1)
-            # An exported function's value is "() {  ...}": its definition
-            # without its name.
-            if value.startswith("()"):
-                lines.append(f"{function} {value}\nexport -f {function}")
-    return "\n".join(lines)
+            functions[match.group(1)] = value
+    if functions:
+        lines.append(_definitions(functions))
+    return "\n".join(filter(None, lines))
+
+
+def _definitions(functions: Mapping[str, str]) -> str:
+    """Have bash write functions that it has imported.
+
+    Of a value that goes on after the function, or is none, bash takes nothing
+    since it would run the rest (CVE-2014-6271); neither do we.
+    """
+    variables = {f"BASH_FUNC_{name}%%": value for name, value in functions.items()}
+    done = subprocess.run(
+        ["bash", "--norc", "--noprofile", "-c", _DECLARE, "bash", *functions],
+        env={"PATH": os.environ.get("PATH", os.defpath), **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n")
 
 
 def write_environment(

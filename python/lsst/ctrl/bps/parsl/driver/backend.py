@@ -30,6 +30,7 @@ from ..site import SiteConfig
 from .blocks import Demand
 from .functions import function_here, function_on_worker, node_package, tied_command
 from .kernel import end_kernel, marked, start_kernel
+from .local_provider import watch_local_pilots
 from .parsl_log import ParslLog
 from .pilots import Pilots
 from .sites import Sites
@@ -192,6 +193,7 @@ class ParslBackend:
             here = {} if setup["own_process"] else site.get_capacity()
             setup |= {name: here.get(name) for name in ("cpus", "memory")}
             self._setups[executor.label] = setup
+            watch_local_pilots(getattr(executor, "provider", None))
             if isinstance(executor, HighThroughputExecutor):
                 self._low_first.add(executor.label)
                 executor.interchange_launch_cmd = tied_command(self._paths, executor.interchange_launch_cmd)
