@@ -2,7 +2,8 @@
 # when pyproject.toml changes.
 #
 #   make demo        reduce a small simulated night with bps
-#   make test        run the whole test suite
+#   make test        run the whole test suite, but for most of the faults
+#   make faults      bring about each fault on the real engines (as root; under an hour)
 #   make benchmark   compare with the released plugin: empty jobs, real quanta
 #   make benchmark-slurm   the same quanta on Slurm, such as that of make cluster
 #   make benchmark-memory  jobs in a node's memory (as root), memory of the workers
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PEER := $(CURDIR)/.venv-peer
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test lint types unit doc benchmark benchmark-slurm benchmark-memory cluster cluster-down clean
+.PHONY: demo test lint types unit doc faults other-faults benchmark benchmark-slurm benchmark-memory cluster cluster-down clean
 
 demo: $(VENV)/demo.installed
 	examples/ccd_night/demo.sh
@@ -35,6 +36,18 @@ unit: $(VENV)/test.installed
 # the tests: what fails once is tried once more, and the summary says so.
 	pytest -n 3 --dist worksteal --reruns 1 -rR tests/core tests/distribution tests/end_to_end
 	pytest -n 5 --dist worksteal --reruns 1 -rR tests/cluster
+	$(FAULTS) -m quick
+
+# What has broken a promise is not tried again: only what was late or in the way.
+FAULTS := timeout -k 30 3600 pytest -n 5 --dist worksteal --reruns 1 --rerun-except BrokenPromise -rR tests/faults
+
+# The table in the documentation: make faults TABLE=doc/faults.csv
+faults: $(VENV)/test.installed
+	$(FAULTS) $(if $(TABLE),--faults-table $(TABLE))
+
+# What is left of them after make test.
+other-faults: $(VENV)/test.installed
+	$(FAULTS) -m 'not quick'
 
 doc: $(VENV)/test.installed
 	sphinx-build -W --keep-going -q -b html doc doc/_build/html

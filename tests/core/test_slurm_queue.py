@@ -43,6 +43,19 @@ echo "$number"
 """
 """Takes a job into the queue."""
 
+SQUEUE = """\
+for word in "$@"; do
+    case "$word" in
+    --jobs=*)
+        grep -q "^${word#--jobs=}|" queue && exit
+        echo "slurm_load_jobs error: Invalid job id specified" >&2
+        exit 1
+    esac
+done
+cat queue
+"""
+"""Lists jobs; of a single one it says where there is none."""
+
 SCANCEL = """\
 for word in "$@"; do sed -i "s/^$word|[A-Z]*|/$word|CA|/" queue; done
 """
@@ -65,7 +78,7 @@ class Commands:
         self.queue = directory / "queue"
         self.queue.touch()
         (directory / "next").write_text("100\n")
-        self.does("squeue", "cat queue")
+        self.does("squeue", SQUEUE)
         self.does("sbatch", SBATCH)
         self.does("scancel", SCANCEL)
 

@@ -35,6 +35,10 @@ HEARTBEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 120.0
 """Time without a sign after which a driver on another host counts as dead."""
 
+SETTLE_SECONDS = 1.0
+"""Time that several drivers have to write their names where there are no
+locks, before the last one begins."""
+
 WATCH_SECONDS = 3 * HEARTBEAT_SECONDS
 """Time to watch for one before a run of another host's is taken over."""
 
@@ -194,15 +198,21 @@ class RunLock:
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                settle = 0.0
             except BlockingIOError:
                 raise self._held() from None
             except OSError:
-                pass  # This file system has no locks; the holder's word counts.
+                settle = SETTLE_SECONDS  # This file system has no locks; the holder's word counts.
             if (holder := read_holder(self.path)) and self._lives(holder):
                 raise self._held()
             with storage_errors(self.path, "write the lock of the run"):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, json.dumps(asdict(Holder.this_process())).encode(), 0)
+                content = json.dumps(asdict(Holder.this_process())).encode()
+                os.pwrite(fd, content, 0)
+                os.ftruncate(fd, len(content))
+            if settle:
+                time.sleep(settle)
+                if read_holder(self.path) != Holder.this_process():
+                    raise self._held()  # Who wrote last has it.
         except BaseException:
             os.close(fd)
             raise

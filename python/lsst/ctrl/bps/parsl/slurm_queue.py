@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from .errors import SchedulerError
 
-__all__ = ["SlurmJob", "cancel_jobs", "is_final", "jobs_with_tag", "list_jobs", "submit_script"]
+__all__ = [
+    "SlurmJob",
+    "cancel_jobs",
+    "is_final",
+    "is_forgotten",
+    "jobs_with_tag",
+    "list_jobs",
+    "submit_script",
+]
 
 _FORMAT = "%A|%t|%r|%k"
 _MOST_IDS = 200
@@ -186,8 +194,37 @@ def submit_script(path: str, timeout: float, options: Sequence[str] = ()) -> str
     output = _run(["sbatch", "--parsable", *options, path], timeout)
     match = re.search(r"^(\d+)(?:;.*)?$", output, re.MULTILINE)
     if match is None:
-        raise SchedulerError(f"sbatch did not say the number of the job, but: {output.strip()!r}")
+        said = f"sbatch did not say the number of the job, but: {output.strip()!r}"
+        raise SchedulerError(said, unknown=True)
     return match.group(1)
+
+
+def is_forgotten(number: str, timeout: float, clusters: str | None = None) -> bool:
+    """Ask whether Slurm knows a job no more, as some time after its end.
+
+    Parameters
+    ----------
+    number : `str`
+        Its number.
+    timeout : `float`
+        Seconds to wait for Slurm.
+    clusters : `str`, optional
+        Clusters to ask, in place of the default one.
+
+    Returns
+    -------
+    forgotten : `bool`
+        `False` also where Slurm does not say so: a list that lacks the job is
+        no proof.
+    """
+    try:
+        _run(
+            ["squeue", "--noheader", "--states=all", "--format=%i", f"--jobs={number}", *_on(clusters)],
+            timeout,
+        )
+    except SchedulerError as exc:
+        return "invalid job id" in exc.message.lower()
+    return False
 
 
 def _on(clusters: str | None) -> list[str]:
