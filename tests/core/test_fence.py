@@ -19,6 +19,8 @@ from lsst.ctrl.bps.parsl.errors import SchedulerError
 from lsst.ctrl.bps.parsl.node.pool import Pools
 from lsst.ctrl.bps.parsl.node.processes import start_time, umask
 
+from .warm_support import wait_until
+
 
 class Queue:
     """A batch system that ends jobs when it is told to."""
@@ -127,6 +129,8 @@ def test_what_a_pool_leaves_ends(killed: bool) -> None:
             pool.kill()
             pool.wait()
         pools.end_orphans()
+        if killed:
+            wait_until(lambda: start_time(child) is None)
         assert (start_time(child) is None) == killed
         pool.kill()
         if not killed:

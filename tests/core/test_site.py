@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from parsl.config import Config
 from parsl.executors import ThreadPoolExecutor
 from parsl.executors.base import ParslExecutor
 
-from lsst.ctrl.bps import BpsConfig, GenericWorkflowExec, GenericWorkflowJob
+from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 from lsst.ctrl.bps.parsl import ParslJob, ParslService, SiteConfig, get_bps_config_value, get_parsl_config
 from lsst.ctrl.bps.parsl.errors import ConfigurationError
 from lsst.ctrl.bps.parsl.site import site_complaints
@@ -187,6 +188,16 @@ def test_memory_limit_that_is_no_number(tmp_path: Path) -> None:
     config = make_config(site, memoryLimit="lots", submitPath=str(tmp_path / "run"))
     with pytest.raises(ConfigurationError, match=r"memoryLimit.*lots"):
         ParslService(config).run_submission_checks()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("uniqProcName", "a/b"), ("uniqProcName", "a\nb"), ("submitPath", "a\nb")]
+)
+def test_names_of_files(key: str, value: str) -> None:
+    """What would be no name of a file, or more than one line of a batch script, is refused by prepare."""
+    config = make_config({"class": LOCAL, "cores": 1}, **{key: value})
+    with pytest.raises(ConfigurationError, match=rf"{key}: {re.escape(repr(value))}"):
+        ParslService(config).prepare(config, GenericWorkflow("w"))
 
 
 # A user's own class.

@@ -36,6 +36,7 @@ from lsst.ctrl.bps.parsl.driver.sites import Sites
 from lsst.ctrl.bps.parsl.errors import ConfigurationError, SchedulerError
 from lsst.ctrl.bps.parsl.site import site_complaints
 from lsst.ctrl.bps.parsl.sites import Slurm, WorkQueue, ccin2p3, foreign_keys, princeton
+from lsst.ctrl.bps.parsl.sites.launchers import Jsrun, Mpiexec
 
 from .support import umask
 
@@ -883,6 +884,40 @@ def test_key_of_another_class(key: str) -> None:
     assert foreign_keys.foreign_keys(make_site(f"{MINE}.OwnExecutor", **{key: "1"})) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "arguments", "said"),
+    [
+        ("provider_options", {"partition": "a\n#SBATCH -x"}, "partition: 'a\\n#SBATCH -x': a name is wanted"),
+        ("provider_options", {"clusters": "$(a)"}, "clusters: '$(a)': letters, digits, blanks"),
+        (
+            "executor_options",
+            {"available_accelerators": ["a", "b;c"]},
+            "available_accelerators: ['a', 'b;c']:",
+        ),
+    ],
+)
+def test_argument_that_is_code(setting: str, arguments: dict[str, object], said: str) -> None:
+    """A text that Parsl would put into a script or a command is no code."""
+    (complaint,) = complaints(SLURM["slurm"][1] | {"class": "Slurm", setting: arguments})
+    assert complaint.startswith(f"site.here.{setting}.{said}")
+
+
+def test_argument_that_is_meant_to_be_code() -> None:
+    """What Parsl documents to be a command stays one."""
+    code = "source x; y 'z'"
+    site = make_site(
+        "Slurm",
+        **SLURM["slurm"][1],
+        provider_options={"worker_init": code, "scheduler_options": "#SBATCH -a 'b'", "clusters": "a,b"},
+        executor_options={"launch_cmd": code, "interchange_launch_cmd": ["a;b"]},
+    )
+    (executor,) = site.get_executors()
+    assert executor.provider.worker_init.strip() == code
+    assert "#SBATCH -a 'b'" in script_of(executor)
+    assert executor.launch_cmd == code
+    assert executor.interchange_launch_cmd == ["a;b"]
+
+
 @pytest.mark.parametrize("setting", ["provider_options", "executor_options"])
 def test_option_that_parsl_does_not_know(setting: str) -> None:
     """An argument that Parsl's class does not take is named, with the one that is meant."""
@@ -1104,18 +1139,28 @@ def test_end_of_a_block() -> None:
     assert "#SBATCH --no-requeue" in script
 
 
-def test_command_of_the_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a b", "a'b", "$(a)", "{a}"])
+def test_command_of_the_workers(tmp_path: Path, name: str) -> None:
     """The command that a block runs is read by a shell as it was meant, wherever the run is."""
-    (executor,) = make_site("S3df", tmp_path / "a b").get_executors()
-    executor.run_dir = str(tmp_path / "a b" / "runinfo" / "000")
-    executor.cert_dir = str(tmp_path / "a b" / "certificates")
+    (executor,) = make_site("S3df", tmp_path / name).get_executors()
+    executor.run_dir = str(tmp_path / name / "runinfo" / "000")
+    executor.cert_dir = str(tmp_path / name / "certificates")
     executor.worker_port = 5000
-    executor.logconf_path = str(tmp_path / "a b" / "log.conf")
+    executor.logconf_path = str(tmp_path / name / "log.conf")
     executor.initialize_scaling()
-    words = shlex.split(executor.launch_cmd)
+    words = shlex.split(executor._get_launch_command("0"))
     assert words[:2] == [sys.executable, "-m"]
     assert executor.cert_dir in words
     assert f"--logdir={executor.worker_logdir}" in words
+    assert f"--logconf={executor.logconf_path}" in words
+
+
+@pytest.mark.parametrize("launcher", [Mpiexec(), Jsrun()])
+def test_launcher_hands_the_command_on(launcher: Any) -> None:
+    """A launcher's bash reads nothing of the command: the workers' does."""
+    command = "run 'a b' \"$HOME\" $(date)"
+    *_, last = shlex.split(launcher(command, 1, 2, "/scripts"))
+    assert last == command
 
 
 def test_command_of_work_queues_workers(tmp_path: Path, with_work_queue: None) -> None:

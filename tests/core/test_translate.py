@@ -467,9 +467,9 @@ def test_commands_around_that_are_no_bash(setting: Setting, written: object) -> 
 )
 def test_field_of_another_type(setting: Setting, field: str, value: object, wanted: str) -> None:
     """What would end the driver later is refused."""
-    workflow = add(GenericWorkflow("w"), make_job("j"))
-    setattr(workflow.get_job("j"), field, value)
-    assert f"its {field} is {value!r}; {wanted}" in complaint(setting, workflow)
+    job = make_job("j")
+    setattr(job, field, value)
+    assert f"its {field} is {value!r}; {wanted}" in complaint(setting, add(GenericWorkflow("w"), job))
 
 
 def test_file_that_does_not_exist_is_named(setting: Setting) -> None:

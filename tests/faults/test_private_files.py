@@ -58,9 +58,15 @@ def open_to_others(*tops: Path) -> list[str]:
     return found
 
 
+def is_closed(path: Path, top: Path) -> bool:
+    """Tell whether a directory on the way to a file is closed to group and others."""
+    on_the_way = (parent for parent in path.parents if parent.is_relative_to(top))
+    return any(not mode(parent) & 0o077 for parent in on_the_way)
+
+
 def readable(top: Path) -> list[str]:
     """Return which of the private files group or others can read."""
-    found = (path for pattern in PRIVATE for path in top.glob(pattern))
+    found = (path for pattern in PRIVATE for path in top.glob(pattern) if not is_closed(path, top))
     return [f"{stat.filemode(path.lstat().st_mode)} {path}" for path in found if mode(path) & 0o077]
 
 

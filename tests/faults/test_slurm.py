@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What goes wrong with Slurm and its daemons: each run ends with its jobs done, or says why not."""
+"""What goes wrong with pilots in Slurm: each run ends with its jobs done, or says why not."""
 
 from __future__ import annotations
 
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from cluster import control
-from cluster.engines import SLURM, SOON, Bench, Engine
+from cluster.engines import SOON, Bench, Engine
 from end_to_end.support import Finished, Running, Step, events_of_kind, wait_until
 
 from .matrix import Matrix
@@ -26,11 +24,16 @@ FOUR = [f"s{number}" for number in range(4)]
 
 def start_held(bench: Bench, **site: Any) -> Running:
     """Start a run of four steps and return when all of them run, and wait."""
-    bench.prepare([Step(name) for name in FOUR], site=site)
-    bench.hold()
-    driver = bench.drive("restart", "--id", bench.id)
+    driver = start_soon_held(bench, **site)
     bench.await_step(driver, *FOUR)
     return driver
+
+
+def start_soon_held(bench: Bench, **site: Any) -> Running:
+    """Start a run of four steps that are going to wait."""
+    bench.prepare([Step(name) for name in FOUR], site=site)
+    bench.hold()
+    return bench.drive("restart", "--id", bench.id)
 
 
 def finish_once(bench: Bench, driver: Running) -> Finished:
@@ -63,86 +66,6 @@ def begin_again(bench: Bench, driver: Running, names: set[str]) -> None:
         raise AssertionError(f"{exc}\n{driver.stderr}") from None
 
 
-@contextmanager
-def full_cluster() -> Iterator[None]:
-    """Have a job of somebody else's on all nodes."""
-    number = control.submit(f"--nodes={len(control.NODES)}", "--exclusive", "--wrap=sleep 900")
-
-    def state() -> str | None:
-        return next((job.state for job in control.jobs() if job.id == number), None)
-
-    try:
-        wait_until(lambda: state() == "RUNNING", "the cluster is full")
-        yield
-    finally:
-        control.cancel(number)
-        wait_until(lambda: state() is None, "the cluster is free again")
-
-
-@pytest.mark.alone
-def test_node_down(slurm: Bench, matrix: Matrix) -> None:
-    """A node is set DOWN in the middle of its jobs: they run again in another
-    pilot, those elsewhere go on, and nothing is charged to any.
-    """
-    driver = start_held(slurm, cores_per_node=2, max_blocks=2, exclusive=True, **SOON)
-    nodes = {name: node for name, _, node in slurm.where()}
-    pilots = {number for _, number, _ in slurm.where()}
-    down = nodes["s0"]
-    lost = {name for name, node in nodes.items() if node == down}
-    assert len(lost) == 2, nodes
-    control.set_node(down, "DOWN")
-    try:
-        begin_again(slurm, driver, lost)
-        assert not pilots & {number for _, number, _ in list(slurm.where())[4:]}
-        slurm.let_go()
-        finish_once(slurm, driver)
-        assert Counter(slurm.steps("begin")) == Counter([*FOUR, *lost])
-    finally:
-        control.set_node(down, "RESUME")
-        wait_until(lambda: control.node_state(down) == "idle", "the node is back")
-    matrix.check("node DOWN", slurm)
-
-
-@pytest.mark.alone
-def test_slurmd_killed(slurm: Bench, matrix: Matrix) -> None:
-    """A slurmd that is killed and back at once costs nothing. Where Slurm takes its node for lost
-    meanwhile, the jobs there run again elsewhere, and nowhere twice at once.
-    """
-    driver = start_held(slurm, cores_per_node=2, max_blocks=2, exclusive=True, **SOON)
-    nodes = {name: node for name, _, node in slurm.where()}
-    lost = {name for name, node in nodes.items() if node == nodes["s0"]}
-    control.kill_node(nodes["s0"])
-    control.start_node(nodes["s0"])
-    assert len(slurm.running_jobs()) == 2
-    control.kill_node(nodes["s0"])
-    try:
-        wait_until(lambda: control.node_state(nodes["s0"]).startswith("down"), "it is missed", 90.0)
-        assert not slurm.steps("overlap")
-    finally:
-        control.start_node(nodes["s0"])
-    begin_again(slurm, driver, lost)
-    slurm.let_go()
-    finish_once(slurm, driver)
-    wait_until(lambda: control.node_state(nodes["s0"]) == "idle", "the node is back")
-    assert Counter(slurm.steps("begin")) == Counter([*FOUR, *lost])
-    matrix.check("slurmd killed, its node lost", slurm)
-
-
-@pytest.mark.alone
-@pytest.mark.parametrize("step", ["batch", "0"])
-def test_slurmstepd_killed(slurm: Bench, matrix: Matrix, step: str) -> None:
-    """The slurmstepd of a pilot, or of its workers, is killed: each job is done once, and none runs
-    twice at once, whether Slurm ends the pilot for that or not.
-    """
-    driver = start_held(slurm, **SOON)
-    (pilot,) = slurm.jobs()
-    control.kill_step(f"{pilot.id}.{step}")
-    wait_until(lambda: time.monotonic() > end, "time") if (end := time.monotonic() + 20) else None
-    slurm.let_go()
-    finish_once(slurm, driver)
-    matrix.check(f"slurmstepd of a pilot killed ({step})", slurm)
-
-
 @pytest.mark.parametrize("name", ["slurm", "slurm-work-queue"])
 def test_scancel_pilot(make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str) -> None:
     """A running pilot is cancelled by somebody: its jobs run again in another
@@ -159,13 +82,25 @@ def test_scancel_pilot(make_bench: Callable[[Engine], Bench], matrix: Matrix, na
     matrix.check("scancel of a pilot", bench)
 
 
-@pytest.mark.parametrize("fault", ["preempted", "preempted, and put back into the queue", "requeued by hand"])
-def test_another_job_comes_first(slurm: Bench, matrix: Matrix, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("slurm", "preempted"),
+        ("slurm", "preempted, and put back into the queue"),
+        ("slurm", "requeued by hand"),
+        ("slurm-work-queue", "requeued by hand"),
+    ],
+)
+def test_another_job_comes_first(
+    make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str, fault: str
+) -> None:
     """A pilot is ended for a job that is more urgent, or begins again: its jobs run again in
     another one, or in the same, and nothing is charged to them.
     """
-    options = "--requeue" if "queue" in fault else ""
-    driver = start_held(slurm, exclusive=True, scheduler_options=options, **SOON)
+    slurm = make_bench(BY_NAME[name])
+    options = "--requeue" if "back into" in fault else ""
+    soon = SOON if name == "slurm" else {}
+    driver = start_held(slurm, exclusive=True, scheduler_options=options, **soon)
     (pilot,), ((_, _, node), *_) = slurm.jobs(), slurm.where()
     if "preempted" in fault:
         control.submit("--partition=urgent", f"--nodelist={node}", "--exclusive", "--wrap=sleep 1")
@@ -173,12 +108,13 @@ def test_another_job_comes_first(slurm: Bench, matrix: Matrix, fault: str) -> No
         control.requeue(pilot.id)
     begin_again(slurm, driver, set(FOUR))
     again = {number for _, number, _ in list(slurm.where())[4:]}
-    assert options or pilot.id not in again
+    assert fault != "preempted" or pilot.id not in again
     slurm.let_go()
     finish_once(slurm, driver)
     matrix.check(f"pilot {fault}", slurm)
 
 
+@pytest.mark.quick
 def test_forgotten_pilot(slurm: Bench, matrix: Matrix) -> None:
     """A pilot ends and is forgotten by Slurm (MinJobAge) before the driver has looked at it: its
     jobs run again in another one, and nothing is charged to them.
@@ -207,79 +143,7 @@ def test_walltime(slurm: Bench, matrix: Matrix) -> None:
     matrix.check("walltime of a pilot", slurm)
 
 
-@pytest.mark.alone
-def test_controller_stops(slurm: Bench, matrix: Matrix) -> None:
-    """Slurm's controller is away for a minute in the middle: jobs that run go
-    on and are done; blocks for others are asked for until it answers again.
-    """
-    settings = {"cores_per_node": 1, "max_blocks": 3}
-    slurm.prepare([Step("s0"), *(Step(name, ["s0"]) for name in FOUR[1:])], site=settings)
-    slurm.hold("s0")
-    slurm.hold("s2")
-    driver = slurm.drive("restart", "--id", slurm.id)
-    slurm.await_step(driver, "s0")
-    control.stop_controller()
-    stopped = time.monotonic()
-    try:
-        slurm.let_go("s0")
-        driver.wait_for("The run waits", 180.0)
-        wait_until(lambda: {"s1", "s3"} & set(slurm.steps("end")), "another job is done")
-        wait_until(lambda: time.monotonic() - stopped > 60.0, "a minute is over", 70.0)
-    finally:
-        control.start_controller()
-    slurm.let_go("s2")
-    finish_once(slurm, driver)
-    matrix.check("slurmctld down for a minute", slurm)
-
-
-@pytest.mark.alone
-def test_controller_away_at_the_start(slurm: Bench, matrix: Matrix) -> None:
-    """Slurm's controller is away when a run starts: the run says so, waits, and
-    goes on as soon as it is there.
-    """
-    slurm.prepare([Step(name) for name in FOUR])
-    control.stop_controller()
-    try:
-        driver = slurm.drive("restart", "--id", slurm.id)
-        driver.wait_for("The run waits", 180.0)
-    finally:
-        control.start_controller()
-    finish_once(slurm, driver)
-    matrix.check("slurmctld down at the start", slurm)
-
-
-@pytest.mark.alone
-def test_controller_away_at_the_end(make_bench: Callable[[Engine], Bench], matrix: Matrix) -> None:
-    """Slurm's controller is away when runs are interrupted and cancelled: each command ends in time
-    and says what may be left; when the controller is back, nothing is left within two minutes, and
-    the runs can be resumed.
-    """
-    names = ("Ctrl-C", "bps cancel", "bps cancel after the driver's death")
-    benches = _, cancelled, dead = [make_bench(SLURM) for _ in names]
-    drivers = [start_held(bench) for bench in benches]
-    drivers.pop().kill()
-    control.stop_controller()
-    try:
-        drivers[0].signal(signal.SIGINT)
-        cancelled.bps("cancel", "--id", cancelled.id, timeout=30).succeeded()
-        asked = dead.bps("cancel", "--id", dead.id, timeout=90)
-        for driver in drivers:
-            driver.finish(120).complained("may still be in the queue", "bps restart and bps cancel")
-        asked.complained("squeue")
-    finally:
-        control.start_controller()
-    wait_until(lambda: not any(bench.jobs() for bench in benches), "no pilot is left", 120.0)
-    cancelled.bps("report", "--id", cancelled.id).succeeded()
-    for name, bench in zip(names, benches, strict=True):
-        bench.let_go()
-        if bench is dead:
-            bench.bps("cancel", "--id", bench.id).succeeded()
-        bench.drive("restart", "--id", bench.id).finish(120).succeeded()
-        bench.assert_each_once(FOUR)
-        assert_uncharged(bench)
-        matrix.check(f"slurmctld down at {name}", bench)
-
-
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -321,32 +185,3 @@ def test_pilots_of_a_dead_driver(make_bench: Callable[[Engine], Bench], matrix: 
     for bench in benches:
         bench.assert_each_once(FOUR)
         matrix.check("driver killed, and its pilots run", bench)
-
-
-@pytest.mark.alone
-@pytest.mark.parametrize("name", ["slurm", "torque"])
-def test_queued_pilots_of_a_dead_driver(
-    make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str
-) -> None:
-    """Pilots that still wait in the queue when their driver is killed are
-    removed by a cancel, and by a restart.
-    """
-    bench = make_bench(BY_NAME[name])
-    bench.prepare([Step(name) for name in FOUR])
-    with full_cluster():
-        driver = bench.drive("restart", "--id", bench.id)
-        wait_until(bench.jobs, "a pilot is in the queue")
-        driver.kill()
-        assert [job.state for job in bench.jobs()] == ["PENDING"]
-        bench.bps("cancel", "--id", bench.id).succeeded()
-        bench.assert_queue_empty(5.0)
-
-        driver = bench.drive("restart", "--id", bench.id)
-        wait_until(bench.jobs, "a pilot is in the queue")
-        driver.kill()
-        (left,) = bench.jobs()
-        driver = bench.drive("restart", "--id", bench.id)
-        wait_until(lambda: [job for job in bench.jobs() if job.id != left.id], "another pilot")
-        assert left.id not in [job.id for job in bench.jobs()]
-    finish_once(bench, driver)
-    matrix.check("driver killed, and its pilots wait in the queue", bench)

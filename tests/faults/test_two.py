@@ -6,30 +6,28 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
 from cluster.engines import Bench, Engine
-from core.test_listener import OTHER
-from end_to_end.support import Finished, Running, Sandbox, Step, events_of_kind, run_bps, wait_until
+from end_to_end.support import Running, Sandbox, Step, events_of_kind, run_bps, wait_until
 from lsst.ctrl.bps.parsl import ParslWorkflow, liveness
-from lsst.ctrl.bps.parsl.driver import session
+from lsst.ctrl.bps.parsl.driver.session import make_driver
 from lsst.ctrl.bps.parsl.errors import ParslBpsError
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 
 from .faulty import BY_NAME, on_engines
 from .matrix import Matrix
-from .test_private_files import open_box  # noqa: F401  # fixture
 
 FOUR = [f"s{number}" for number in range(4)]
 HELD = "still being driven"
@@ -50,18 +48,19 @@ class Host:
         """Have this process be there; nothing of it can be undone."""
         liveness.HEARTBEAT_SECONDS, liveness.PATIENCE_SECONDS, liveness.WATCH_SECONDS = 0.5, PATIENCE, 2.0
         if self.name:
-            socket.gethostname = lambda: self.name
-            session.end_leftovers = lambda *_: 0  # It sees no other host's processes.
+            mock.patch.object(socket, "gethostname", return_value=self.name).start()
+            # It sees no other host's processes.
+            mock.patch(f"{make_driver.__module__}.end_leftovers", return_value=0).start()
         if not self.locks:
             real = fcntl.flock
 
-            def flock(file: int, operation: int) -> None:
+            def flock(file: Any, operation: int) -> None:
                 number = file if isinstance(file, int) else file.fileno()
                 if os.readlink(f"/proc/self/fd/{number}").endswith("driver.lock"):
                     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
                 real(number, operation)
 
-            fcntl.flock = flock
+            mock.patch.object(fcntl, "flock", flock).start()
 
     def start(self, box: Sandbox, action: Callable[[], int], *words: str) -> Running:
         """Start something there."""
@@ -148,16 +147,16 @@ def check_one_drives(box: Sandbox, hosts: list[Host], run: str) -> None:
     assert len(events_of_kind(box.submit_path.with_name(run), "session")) == 1
 
 
-ROUNDS = 20
+ROUNDS = {"one host": 20, "one host without locks": 8, "two hosts": 8, "two hosts without locks": 20}
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_drivers_at_once(box: Sandbox, matrix: Matrix, place: str) -> None:
+@pytest.mark.parametrize(("place", "rounds"), ROUNDS.items())
+def test_drivers_at_once(box: Sandbox, matrix: Matrix, place: str, rounds: int) -> None:
     """Of four that start at the same moment one drives, and three say so and end: each time."""
-    for number in range(ROUNDS):
+    for number in range(rounds):
         check_one_drives(box, PLACES[place], f"run{number:02d}x")
-    last = box.submit_path.with_name(f"run{ROUNDS - 1:02d}x")
-    matrix.check(f"four drivers start at once, {place}", box, path=last, tries=4 * ROUNDS)
+    last = box.submit_path.with_name(f"run{rounds - 1:02d}x")
+    matrix.check(f"four drivers start at once, {place}", box, path=last, tries=4 * rounds)
 
 
 @pytest.mark.quick
@@ -201,7 +200,8 @@ def test_stopped_driver_is_taken_over(box: Sandbox, matrix: Matrix) -> None:
     first.signal(signal.SIGCONT)
     ended = first.finish(30).complained(HELD, f"another (pid {second.pid})")
     assert ended.code == 1
-    assert jobs and not any(job.is_running() for job in jobs)
+    assert jobs
+    assert not any(job.is_running() for job in jobs)
     assert paths.driver_journal.read_bytes() == before
     assert paths.lock.read_bytes() == lock
     box.let_go("held")
@@ -253,6 +253,8 @@ def from_python(block: bool) -> int:
     return 0
 
 
+QUICK = ("one host", "two hosts without locks")
+
 VERBS: dict[str, Callable[[], int]] = {
     "restart by id": by_id,
     "restart by path": by_path,
@@ -261,8 +263,9 @@ VERBS: dict[str, Callable[[], int]] = {
 }
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [pytest.param(place, marks=[pytest.mark.quick] if place in QUICK else []) for place in PLACES]
+)
 def test_driven_run(box: Sandbox, matrix: Matrix, place: str) -> None:
     """As long as a driver lives, all that would drive its run a second time is refused, also on
     another host; the journal and the lock stay its own. A cancel is heard by the driver.

@@ -15,7 +15,7 @@ from lsst.daf.butler import Config
 from lsst.ctrl.bps import BpsConfig
 
 from .errors import ConfigurationError, DamagedFileError
-from .files import PRIVATE, storage_errors, write_atomic
+from .files import PRIVATE, read_file, storage_errors, write_atomic
 from .paths import SubmitPaths
 
 __all__ = [
@@ -221,7 +221,7 @@ def read_config(path: Path) -> BpsConfig:
         Raised if it cannot be read.
     """
     with storage_errors(path, "read the configuration"):
-        raw = path.read_bytes()
+        raw = read_file(path)
     try:
         content = yaml.safe_load(raw)
         if not content or not isinstance(content, dict):

@@ -54,7 +54,7 @@ def export_environment(environ: Mapping[str, str] | None = None) -> str:
     for name, value in sorted(capture_environment(environ).items()):
         if _NAME.match(name):
             lines.append(f"export {name}={shlex.quote(value)}")
-        elif (match := _FUNCTION.match(name)) and _FUNCTION_NAME.match(match.group(1)):
+        elif (match := _FUNCTION.match(name)) and _FUNCTION_NAME.match(match.group(1)) and "\0" not in value:
             functions[match.group(1)] = value
     if functions:
         lines.append(_definitions(functions))

@@ -78,7 +78,8 @@ def flatten(workflow: GenericWorkflow) -> dict[str, Node]:
     Raises
     ------
     WorkflowError
-        Raised if two nodes have one name.
+        Raised if two nodes have one name, or an edge has a node that there is
+        not.
 
     Notes
     -----
@@ -95,6 +96,7 @@ def flatten(workflow: GenericWorkflow) -> dict[str, Node]:
         nodes[final.name] = Node(final, workflow, [], True)
     while todo:
         part, before, is_final = todo.pop()
+        _check_edges(part)
         for name in part.nodes:
             node = part.get_job(name)
             parents = _parents(part, node, before)
@@ -109,6 +111,19 @@ def flatten(workflow: GenericWorkflow) -> dict[str, Node]:
                     nodes[_tolerant_end(name)] = Node(node, part, parents, is_final, tolerant=True)
             nodes[name] = Node(node, part, parents, is_final)
     return nodes
+
+
+def _check_edges(part: GenericWorkflow) -> None:
+    """Complain of nodes that are none: networkx makes one of each name in an edge."""
+    for name, job in part.nodes(data="job"):
+        if job is None:
+            others = [
+                *(f"comes before {other}" for other in part.successors(name)),
+                *(f"comes after {other}" for other in part.predecessors(name)),
+            ]
+            raise WorkflowError(
+                f"{name!r} {' and '.join(others) or 'is a node'}, and the workflow has no such job."
+            )
 
 
 def _tolerant_end(group: str) -> str:

@@ -48,6 +48,10 @@ _LIMITS = {
 """Fields that are whole numbers, with the least and the greatest."""
 
 
+_TEXTS = ("name", "label", "arguments", "pre_cmdline", "post_cmdline")
+_MAPPINGS = ("environment", "tags", "cmdvals")
+
+
 def check_jobs(nodes: dict[str, Node], sites: Mapping[str, SiteConfig]) -> list[str]:
     """Look for jobs that could never run.
 
@@ -72,7 +76,7 @@ def check_jobs(nodes: dict[str, Node], sites: Mapping[str, SiteConfig]) -> list[
             name_of_site = job.compute_site or usual
             on_host = item.is_on_submit_host(sites[name_of_site])
             capacity = {} if on_host else capacities[name_of_site]
-            complaint = _job_complaint(job, item, name_of_site, capacity)
+            complaint = _type_complaint(job) or _job_complaint(job, item, name_of_site, capacity)
             if complaint is not None:
                 complaints.setdefault((job.label, complaint), []).append(name)
     # What is wrong with a label's jobs is mostly wrong with all of them.
@@ -80,6 +84,20 @@ def check_jobs(nodes: dict[str, Node], sites: Mapping[str, SiteConfig]) -> list[
         f"Job {names[0]}{f' (and {len(names) - 1} more of {label})' if len(names) > 1 else ''}: {complaint}"
         for (label, complaint), names in complaints.items()
     ]
+
+
+def _type_complaint(job: GenericWorkflowJob) -> str | None:
+    for field in _TEXTS:
+        value = getattr(job, field)
+        if value is not None and not isinstance(value, str):
+            return f"its {_yaml_key(field)} is {value!r}; a text is wanted."
+    for field in _MAPPINGS:
+        value = getattr(job, field)
+        if value is not None and not isinstance(value, Mapping):
+            return f"its {_yaml_key(field)} is {value!r}; names and values are wanted."
+    if job.executable is not None and "\0" in str(job.executable.src_uri):
+        return f"the path of its executable is {job.executable.src_uri!r}; it has a NUL."
+    return None
 
 
 def _job_complaint(
@@ -112,8 +130,6 @@ def _job_complaint(
             return f"its environment variable {name} cannot be set: {exc}."
     files = get_file_paths(item.workflow, job.name)
     for what, text in (("preCmdline", job.pre_cmdline), ("postCmdline", job.post_cmdline)):
-        if text is not None and not isinstance(text, str):
-            return f"its {what} is {text!r}; a text is wanted."
         try:
             other_command(job, text, files)
             check_syntax(bash_text(text or ""))

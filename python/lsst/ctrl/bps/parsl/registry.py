@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from .errors import RunNotFoundError
-from .files import PRIVATE, make_directory, write_atomic
+from .files import PRIVATE, make_directory, read_file, write_atomic
 from .paths import SubmitPaths, safe_name
 
 __all__ = ["Entry", "find_submit_path", "list_runs", "register_run"]
@@ -102,9 +102,23 @@ def list_runs() -> Iterator[Entry]:
         and left out.
     """
     entries = []
-    for path in state_directory().glob("*.json"):
+    directory = state_directory()
+    try:
+        names = [name for name in os.listdir(directory) if name.endswith(".json")]
+    except FileNotFoundError:
+        names = []
+    except OSError as exc:
+        _LOG.warning(
+            "Cannot read the list of your runs (%s: %s); use submit paths in place of run ids, or set %s to "
+            "the right directory.",
+            directory,
+            exc.strerror,
+            VARIABLE,
+        )
+        names = []
+    for path in map(directory.joinpath, names):
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_file(path))
             if content.pop("format") != _FORMAT:
                 raise ValueError("unknown format")
             entry = Entry.model_validate(content)

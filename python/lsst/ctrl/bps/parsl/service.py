@@ -25,6 +25,7 @@ from .submission import (
     leave_if_surplus,
     say_what_is_understood,
     submit_path_complaints,
+    why_not_writable,
 )
 from .workflow import ParslWorkflow
 
@@ -214,9 +215,12 @@ class ParslService(BaseWmsService):
         Raises
         ------
         RunNotFoundError
-            Raised if the one that is wanted cannot be found.
+            Raised if the one that is wanted cannot be found. An empty id is
+            none: `bps cancel` cancels all that are listed.
         """
-        if wms_id:
+        if wms_id is not None:
+            if not wms_id:
+                raise RunNotFoundError("Which run? Give its id or submit path: --id <id>")
             return [RunView(SubmitPaths(find_submit_path(str(wms_id)))).shortest_id]
         views = (RunView(SubmitPaths(entry.submit_path)) for entry in list_runs())
         return [view.shortest_id for view in views if view.holder is not None and _belongs_to(view, user)]
@@ -346,11 +350,9 @@ class ParslService(BaseWmsService):
         except PackageNotFoundError:
             return 1, "Parsl is not installed; install it with: pip install parsl"
         directory = state_directory()
-        while not directory.exists():
-            directory = directory.parent
-        if not directory.is_dir() or not os.access(directory, os.W_OK):
-            return 1, f"The list of your runs cannot be written: {directory}."
-        return 0, f"Parsl {release}; your runs are listed in {state_directory()}"
+        if why := why_not_writable(str(directory)):
+            return 1, f"The list of your runs cannot be written: {directory}: {why}."
+        return 0, f"Parsl {release}; your runs are listed in {directory}"
 
 
 def _belongs_to(view: RunView, user: str | None) -> bool:

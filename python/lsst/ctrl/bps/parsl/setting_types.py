@@ -17,17 +17,21 @@ __all__ = [
     "Fraction",
     "Gigabytes",
     "Limits",
+    "Line",
     "Lines",
     "Memory",
     "Name",
     "Number",
     "Options",
+    "Port",
     "Seconds",
     "Walltime",
     "Whole",
     "Word",
     "Words",
     "clock_time",
+    "one_line",
+    "plain_text",
     "walltime_seconds",
 ]
 
@@ -48,7 +52,7 @@ def _size(value: object, unit: str) -> object:
     value = _no_boolean(value)
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(?:i?b)?\s*", value, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(?:i?b)?\s*", value, re.IGNORECASE)
     if not match:
         raise ValueError(f'write a number of {unit.upper()}B, or one with a unit, as in "64 GB"')
     megabytes = float(match.group(1)) * _UNITS[match.group(2).lower() or unit]
@@ -158,9 +162,50 @@ def _words(value: object) -> object:
     return value
 
 
-def _one_line(value: str) -> str:
+def one_line(value: str) -> str:
+    """Take a text of one line.
+
+    Parameters
+    ----------
+    value : `str`
+        The text.
+
+    Returns
+    -------
+    value : `str`
+        The same.
+
+    Raises
+    ------
+    ValueError
+        Raised if it has a line's end or another control character; a tab will
+        do.
+    """
     if re.search(r"[\x00-\x08\n-\x1f\x7f]", value):
-        raise ValueError("it must be one line")
+        raise ValueError("it must be one line, without control characters")
+    return value
+
+
+def plain_text(value: str) -> str:
+    """Take a text that means nothing else to a shell.
+
+    Parameters
+    ----------
+    value : `str`
+        The text.
+
+    Returns
+    -------
+    value : `str`
+        The same.
+
+    Raises
+    ------
+    ValueError
+        Raised if it has any other characters.
+    """
+    if not re.fullmatch(r"[\w.,:@%+=/ -]*", value):
+        raise ValueError("letters, digits, blanks and . , : @ % + = / - are wanted; a shell may read others")
     return value
 
 
@@ -193,6 +238,9 @@ Whole = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)]
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
 """A number of things, at least one."""
 
+Port = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=65535)]
+"""A TCP port; 0 for any."""
+
 Fraction = Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, le=1)]
 """A number from 0 to 1."""
 
@@ -216,8 +264,11 @@ Word = Annotated[str, BeforeValidator(_text), AfterValidator(_one_word)]
 Name = Annotated[str, BeforeValidator(_text), AfterValidator(_plain)]
 """A name that means nothing else to a shell."""
 
-Words = Annotated[str, BeforeValidator(_words), AfterValidator(_one_line)]
+Words = Annotated[str, BeforeValidator(_words), AfterValidator(one_line)]
 """Options for a command, which a shell takes for nothing else."""
+
+Line = Annotated[str, AfterValidator(one_line)]
+"""A text of one line."""
 
 Lines = Annotated[str, BeforeValidator(_lines)]
 """One or more lines; a list of them will do."""

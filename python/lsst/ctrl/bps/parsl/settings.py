@@ -19,9 +19,9 @@ from lsst.ctrl.bps import BPS_DEFAULTS
 
 from .errors import ConfigurationError
 from .job import DEFAULTS as JOB_FIELDS
-from .setting_types import SUBMIT_HOST, FinalJobPlace, Limits, Seconds, Whole
+from .setting_types import SUBMIT_HOST, FinalJobPlace, Limits, Line, Seconds, Whole
 
-__all__ = ["SiteSettings", "read_settings"]
+__all__ = ["SiteSettings", "near_miss", "read_settings"]
 
 
 class SiteSettings(BaseModel):
@@ -59,7 +59,7 @@ class SiteSettings(BaseModel):
     finalJob: FinalJobPlace = SUBMIT_HOST
     """Where the final job runs: ``submit host`` or ``workers``."""
 
-    run_dir: str = "runinfo"
+    run_dir: Line = "runinfo"
     """Directory for Parsl's own files; relative to the submit directory."""
 
     monitorEnable: bool = False
@@ -68,7 +68,7 @@ class SiteSettings(BaseModel):
     monitorInterval: Seconds = 30.0
     """Seconds between two looks of Parsl's monitoring at what a task uses."""
 
-    monitorFilename: str = "monitor.sqlite"
+    monitorFilename: Line = "monitor.sqlite"
     """File of the monitoring database; relative to the submit directory."""
 
 
@@ -145,7 +145,7 @@ def read_settings(
     complaints = [
         f"{where}.{key}: unknown setting; did you mean {meant}?"
         for key in values
-        if key not in elsewhere and (meant := _near_miss(key, keys_of(model)))
+        if key not in elsewhere and (meant := near_miss(key, keys_of(model)))
     ]
     try:
         settings = model.model_validate(values)
@@ -157,7 +157,21 @@ def read_settings(
     return settings
 
 
-def _near_miss(key: str, known: list[str]) -> str | None:
+def near_miss(key: str, known: list[str]) -> str | None:
+    """Return the setting that is meant by a key that looks like it.
+
+    Parameters
+    ----------
+    key : `str`
+        The key.
+    known : `list` [`str`]
+        The settings that there are.
+
+    Returns
+    -------
+    meant : `str` or `None`
+        `None` where the key is one of them, or one of BPS's, or like none.
+    """
     if key in known or key in bps_keys():
         return None
     by_plain_name = {re.sub(r"[_-]", "", name).lower(): name for name in known}
@@ -175,6 +189,8 @@ def _complaint(where: str, error: dict[str, Any]) -> str:
     key = "class" if key == "class_name" else key
     if error["type"] == "missing":
         return f"{where}.{key}: missing, and it is required."
-    reason = _REASONS.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
-    reason = reason.format(**error.get("ctx", {}))
+    if error["type"] in _REASONS:
+        reason = _REASONS[error["type"]].format(**error.get("ctx", {}))
+    else:
+        reason = str(error["msg"]).removeprefix("Value error, ")
     return f"{where}.{key}: {error['input']!r}: {reason[0].lower()}{reason[1:]}."

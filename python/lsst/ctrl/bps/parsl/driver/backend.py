@@ -30,7 +30,7 @@ from ..site import SiteConfig
 from .blocks import Demand
 from .functions import function_here, function_on_worker, node_package, tied_command
 from .kernel import end_kernel, marked, start_kernel
-from .local_provider import watch_local_pilots
+from .local_provider import check_path, watch_local_pilots
 from .parsl_log import ParslLog
 from .pilots import Pilots
 from .sites import Sites
@@ -116,6 +116,7 @@ class ParslBackend:
         self._monitored = False
         self._umask: int | None = None
         self._spent = False
+        self._run_dir = ""
         self._submitted = 0
         self._lock = threading.Lock()
         self._flying: dict[int, Task] = {}
@@ -140,9 +141,10 @@ class ParslBackend:
     def _start_parsl(self) -> None:
         config, others = self._sites.parsl_config()
         executors = [*config.executors, *others]
+        self._run_dir = os.path.abspath(config.run_dir)
         with storage_errors(config.run_dir, "make the directory of Parsl's files"):
             # Work Queue's functions name the jobs' environments.
-            make_directory(os.path.abspath(config.run_dir), 0o700)
+            make_directory(self._run_dir, 0o700)
         self._monitored = config.monitoring is not None
         if self._log is None:
             path = os.path.join(config.run_dir, "parsl.log")
@@ -193,6 +195,7 @@ class ParslBackend:
             here = {} if setup["own_process"] else site.get_capacity()
             setup |= {name: here.get(name) for name in ("cpus", "memory")}
             self._setups[executor.label] = setup
+            check_path(executor, self._run_dir)
             watch_local_pilots(getattr(executor, "provider", None))
             if isinstance(executor, HighThroughputExecutor):
                 self._low_first.add(executor.label)

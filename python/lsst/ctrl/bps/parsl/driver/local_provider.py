@@ -7,14 +7,21 @@ anybody's, and Parsl would take it for the pilot, and end it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from parsl.executors import HighThroughputExecutor, ThreadPoolExecutor
+from parsl.executors.base import ParslExecutor
 from parsl.providers import LocalProvider
 
+from ..errors import ConfigurationError
 from ..node.processes import start_time
 
-__all__ = ["watch_local_pilots"]
+__all__ = ["check_path", "watch_local_pilots"]
+
+_PLAIN = re.compile(r"[\w.,:@%+=/-]*")
+_PLAIN_WORDS = re.compile(r"[\w.,:@%+=/ -]*")
 
 
 class _WatchedLocalProvider(LocalProvider):
@@ -39,6 +46,33 @@ class _WatchedLocalProvider(LocalProvider):
         alive = [number for number in job_ids if self._is_alive(self.resources[number])]
         super().cancel(alive)  # type: ignore[no-untyped-call]  # Parsl's.
         return [True] * len(job_ids)
+
+
+def check_path(executor: ParslExecutor, path: str) -> None:
+    """Check that an executor can work in a directory.
+
+    Parameters
+    ----------
+    executor : `parsl.executors.base.ParslExecutor`
+        The executor.
+    path : `str`
+        Directory of its files.
+
+    Raises
+    ------
+    ConfigurationError
+        Raised where Parsl would give the path to a shell that reads it
+        otherwise.
+    """
+    local = isinstance(getattr(executor, "provider", None), LocalProvider)
+    allowed = _PLAIN if local and isinstance(executor, HighThroughputExecutor) else _PLAIN_WORDS
+    quoted = isinstance(executor, HighThroughputExecutor) and not local
+    if not quoted and not isinstance(executor, ThreadPoolExecutor) and not allowed.fullmatch(path):
+        raise ConfigurationError(
+            f"submitPath: {path!r} cannot be used with {type(executor).__name__} ({executor.label}), which "
+            "gives it to a shell: letters, digits and . , : @ % + = / - are safe. "
+            "Submit the run again, with another submitPath."
+        )
 
 
 def watch_local_pilots(provider: object) -> None:

@@ -21,9 +21,10 @@ from parsl.providers.base import ExecutionProvider
 from ..errors import ConfigurationError
 from ..node.pilot import PILOT_END
 from ..paths import SubmitPaths
-from ..setting_types import Count, Fraction, Lines, Options, Seconds, Walltime, Whole, clock_time
+from ..setting_types import Count, Fraction, Line, Lines, Options, Seconds, Walltime, Whole, clock_time
 from ..settings import SiteSettings, read_settings
 from ..site import SiteConfig
+from .launchers import LaunchCommand
 
 if TYPE_CHECKING:
     from ..job import ParslJob
@@ -79,7 +80,7 @@ class BlockSettings(SiteSettings):
     cmd_timeout: Count = 300
     """Seconds that a command of the batch system may take."""
 
-    interface: str | None = None
+    interface: Line | None = None
     """Network interface whose address the workers use, such as ``ib0``; by
     default they try all addresses of the submit host."""
 
@@ -297,10 +298,9 @@ class BlockSite(SiteConfig):
         if address is None and "address" not in options:
             executor.address = None
             executor.all_addresses = local_addresses()
-        command = executor.launch_cmd.replace("process_worker_pool.py", _WORKER_POOL, 1)
-        for path in ("{cert_dir}", "{logdir}"):
-            command = command.replace(path, f"'{path}'")
-        executor.launch_cmd = command
+        executor.launch_cmd = LaunchCommand(
+            executor.launch_cmd.replace("process_worker_pool.py", _WORKER_POOL, 1)
+        )
         return executor
 
     def build(

@@ -12,6 +12,7 @@ from parsl.executors.base import ParslExecutor
 from ..errors import ConfigurationError
 from ..setting_types import Options
 from ..settings import read_settings
+from .arguments import parsl_arguments
 from .slurm import Slurm, SlurmSettings
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ class Ccin2p3(Slurm):
         executors: list[ParslExecutor] = []
         for slot in self.slots:
             settings = self.slot_settings(slot)
-            options = {"max_workers_per_node": 1, **settings.executor_options}
+            more = parsl_arguments(settings, "executor_options", self.where)
+            options = {"max_workers_per_node": 1, **more}
             executors.append(self.make_htex(slot, self.make_provider(slot, settings), **options))
         return executors
 

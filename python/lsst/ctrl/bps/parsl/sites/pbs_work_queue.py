@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from parsl.executors.base import ParslExecutor
-from parsl.launchers import MpiExecLauncher
 
+from .launchers import Mpiexec
 from .torque import PBSProProviders, PBSProSettings
 from .work_queue import BlockWorkQueue, LocalSrunWorkQueue, WorkQueueSettings
 
@@ -24,10 +24,10 @@ class LocalMpiWorkQueue(LocalSrunWorkQueue):
 
         Returns
         -------
-        launcher : `parsl.launchers.MpiExecLauncher`
+        launcher : `Mpiexec`
             The launcher.
         """
-        return MpiExecLauncher(**_MPI)
+        return Mpiexec(**_MPI)
 
 
 class PBSProWorkQueueSettings(PBSProSettings, WorkQueueSettings):
@@ -52,4 +52,4 @@ class PBSProWorkQueue(BlockWorkQueue, PBSProProviders):
 
     def launcher(self, settings: Any) -> Any:
         """Return what starts the workers of a block."""
-        return MpiExecLauncher(**_MPI)
+        return Mpiexec(**_MPI)

@@ -22,6 +22,9 @@ __all__ = ["LSFBlocks", "PBSProBlocks", "TorqueBlocks"]
 STATUS_SECONDS = 15
 """Time between two looks at the queue."""
 
+_LOGS = ("job_stdout_path", "job_stderr_path")
+"""Parsl's names for the output of a block, in its template for PBS Professional."""
+
 
 class _Commands(ClusterProvider):
     """Runs the commands of a batch system; the last of the base classes, since
@@ -34,8 +37,9 @@ class _Commands(ClusterProvider):
     def execute_wait(self, cmd: str, timeout: int | None = None) -> tuple[int, str, str]:
         """Run a command in the directory of the scripts, where its files are in nobody's way."""
         if self.script_dir:
-            directory = shlex.quote(self.script_dir)
-            cmd = f"cd {directory} && {cmd.replace(self.script_dir, directory)}"
+            directory = os.path.abspath(self.script_dir)
+            # The path is in the command once, quoted.
+            cmd = f"cd {shlex.quote(directory)} && {cmd.replace(f'{directory}/', './')}"
         code, out, err = super().execute_wait(cmd, timeout)  # type: ignore[no-untyped-call]
         self.said = " ".join(f"{err} {out}".split())
         return code, out, err
@@ -66,7 +70,10 @@ class _Blocks:
 
     def _write_submit_script(self, template: str, path: str, job_name: str, configs: dict[str, Any]) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        super()._write_submit_script(template, path, job_name, configs)  # type: ignore[misc]
+        # The command that submits it runs there, and a directive cannot hold every path.
+        template = template.replace("${submit_script_dir}/", "")
+        logs = {key: os.path.basename(value) for key, value in configs.items() if key in _LOGS}
+        super()._write_submit_script(template, path, job_name, {**configs, **logs})  # type: ignore[misc]
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:
         """Submit a block, and write down that it was.

@@ -18,6 +18,7 @@ from ..configuration import get_bps_config_value, get_workflow_name
 from ..parsl_config import PARSL_CONFIG
 from ..paths import SubmitPaths
 from ..setting_types import Count, Gigabytes, Walltime, Word, Words, clock_time
+from .arguments import parsl_arguments
 from .blocks import BlockSettings, BlockSite
 from .slurm_provider import SlurmBlocks, Srun
 
@@ -117,7 +118,7 @@ class SlurmSite(BlockSite):
             "worker_init": self.block_init(settings.worker_init, walltime),
             "launcher": Srun(overrides=settings.srun_options) if nodes > 1 else SingleNodeLauncher(),
             **self.block_limits(settings, cores and cores * nodes),
-            **settings.provider_options,
+            **parsl_arguments(settings, "provider_options", self.where),
         }
         return self.build("provider_options", SlurmBlocks, arguments, SlurmProvider)
 
@@ -207,7 +208,8 @@ class Slurm(SlurmSite):
             provider_options=provider_options,
             executor_options=executor_options,
         )
-        options = {"mem_per_worker": settings.mem_per_worker, **settings.executor_options}
+        more = parsl_arguments(settings, "executor_options", self.where)
+        options = {"mem_per_worker": settings.mem_per_worker, **more}
         return self.make_htex(label, self.make_provider(label, settings), **options)
 
 

@@ -23,7 +23,7 @@ from parsl.providers import SlurmProvider
 from ..errors import SchedulerError
 from ..pilot_records import record_pilots
 from ..setting_types import clock_time
-from ..slurm_queue import SlurmJob, cancel_jobs, jobs_with_tag, list_jobs, submit_script
+from ..slurm_queue import SlurmJob, cancel_jobs, is_forgotten, jobs_with_tag, list_jobs, submit_script
 
 __all__ = ["SlurmBlocks", "Srun"]
 
@@ -249,7 +249,10 @@ class SlurmBlocks(SlurmProvider):
             return  # What was known stays.
         for number, job in asked:
             if not job["status"].terminal:
-                state, reason = self._state(listed.get(str(number)))
+                found = listed.get(str(number))
+                if found is None and not is_forgotten(str(number), self.cmd_timeout, self.clusters):
+                    continue  # What was known stays.
+                state, reason = self._state(found)
                 job["status"] = JobStatus(
                     state,
                     message=reason,
@@ -303,6 +306,29 @@ class SlurmBlocks(SlurmProvider):
         left = jobs_with_tag(self.tag, self.cmd_timeout, self.clusters)
         cancel_jobs(left, self.cmd_timeout, self.clusters)
         return len(left)
+
+    def still_there(self, job_ids: Sequence[object]) -> bool:
+        """Tell whether Slurm has a job of some, also one that is about to end.
+
+        Parameters
+        ----------
+        job_ids : `~collections.abc.Sequence` [`str`]
+            Numbers of the jobs.
+
+        Returns
+        -------
+        there : `bool`
+            `False` where none of them can do anything any more.
+
+        Raises
+        ------
+        SchedulerError
+            Raised if Slurm does not answer.
+        """
+        if not job_ids:
+            return False
+        queued = jobs_with_tag(self.tag, self.cmd_timeout, self.clusters)
+        return not set(map(str, job_ids)).isdisjoint(queued)
 
     @property
     def status_polling_interval(self) -> int:

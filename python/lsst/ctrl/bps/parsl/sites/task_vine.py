@@ -13,10 +13,11 @@ from parsl.providers.base import ExecutionProvider
 
 from ..errors import ConfigurationError
 from ..paths import SubmitPaths
-from ..setting_types import Words
+from ..setting_types import Port, Words
+from .arguments import parsl_arguments
 from .blocks import BlockSettings
 from .slurm import SlurmSettings, SlurmSite
-from .workers import WorkerSite, node_sizes, worker_limits
+from .workers import ShellPath, WorkerSite, node_sizes, worker_limits
 
 __all__ = ["LocalTaskVine", "SlurmTaskVine", "SlurmTaskVineSettings", "TaskVine", "TaskVineSettings"]
 
@@ -24,7 +25,7 @@ __all__ = ["LocalTaskVine", "SlurmTaskVine", "SlurmTaskVineSettings", "TaskVine"
 class TaskVineSettings(BlockSettings):
     """Settings of `TaskVine`."""
 
-    port: int = 0
+    port: Port = 0
     """Port for the workers to connect to; 0 takes one that is free."""
 
     worker_options: Words = ""
@@ -70,7 +71,7 @@ class TaskVine(WorkerSite):
         manager = TaskVineManagerConfig(
             port=settings.port,
             address=self.get_address(),
-            project_password_file=str(SubmitPaths(self.config["submitPath"]).password),
+            project_password_file=ShellPath(SubmitPaths(self.config["submitPath"]).password),
         )
         arguments = {
             "label": label,
@@ -78,7 +79,7 @@ class TaskVine(WorkerSite):
             "manager_config": manager,
             "factory_config": TaskVineFactoryConfig(worker_options=self.worker_options()),
             "worker_launch_method": "provider",
-            **settings.executor_options,
+            **parsl_arguments(settings, "executor_options", self.where),
         }
         return self.build("executor_options", TaskVineExecutor, arguments)
 
@@ -112,7 +113,7 @@ class LocalTaskVine(TaskVine):
             "worker_init": self.block_init(settings.worker_init, settings.walltime),
             "cmd_timeout": settings.cmd_timeout,
             **self.block_limits(settings, os.cpu_count()),
-            **settings.provider_options,
+            **parsl_arguments(settings, "provider_options", self.where),
         }
         provider = self.build("provider_options", LocalProvider, arguments)
         return [self.make_executor("task_vine", provider)]

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.base import ParslExecutor
-from parsl.launchers import JsrunLauncher, MpiExecLauncher, SingleNodeLauncher
+from parsl.launchers import SingleNodeLauncher
 
 from ..paths import SubmitPaths
 from ..setting_types import Count, Gigabytes, Name, Word, clock_time
+from .arguments import parsl_arguments
 from .blocks import BlockSettings, BlockSite
+from .launchers import Jsrun, Mpiexec
 from .queue_providers import LSFBlocks, PBSProBlocks, TorqueBlocks
 
 __all__ = [
@@ -89,7 +91,7 @@ class QueueProviders(BlockSite):
             "launcher": self.launcher(settings),
             **self.block_limits(settings, cores and cores * settings.nodes),
             **self.own_options(settings),
-            **settings.provider_options,
+            **parsl_arguments(settings, "provider_options", self.where),
         }
         parsls_class = self.provider_class.__mro__[2]
         provider = self.build("provider_options", self.provider_class, arguments, parsls_class)
@@ -129,7 +131,7 @@ class QueueProviders(BlockSite):
 
     def launcher(self, settings: Any) -> Any:
         """Return what starts the workers of a block."""
-        return SingleNodeLauncher() if settings.nodes == 1 else MpiExecLauncher()
+        return SingleNodeLauncher() if settings.nodes == 1 else Mpiexec()
 
     def own_options(self, settings: Any) -> Mapping[str, Any]:
         """Return arguments that this batch system's provider alone has."""
@@ -170,7 +172,8 @@ class QueueSite(QueueProviders):
             Raised if ``nodes`` or ``walltime`` is neither set nor given.
         """
         settings = self.with_defaults(**defaults)
-        options = {"mem_per_worker": settings.mem_per_worker, **settings.executor_options}
+        more = parsl_arguments(settings, "executor_options", self.where)
+        options = {"mem_per_worker": settings.mem_per_worker, **more}
         return self.make_htex(label, self.make_provider(settings), **options)
 
 
@@ -260,7 +263,7 @@ class LSF(QueueSite):
 
     def launcher(self, settings: LSFSettings) -> Any:
         """Return what starts the workers of a block."""
-        return SingleNodeLauncher() if settings.nodes == 1 else JsrunLauncher()
+        return SingleNodeLauncher() if settings.nodes == 1 else Jsrun()
 
     def own_options(self, settings: LSFSettings) -> Mapping[str, Any]:
         """Return arguments that this batch system's provider alone has."""

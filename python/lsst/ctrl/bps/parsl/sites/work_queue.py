@@ -15,7 +15,8 @@ from parsl.providers import LocalProvider
 from parsl.providers.base import ExecutionProvider
 
 from ..paths import SubmitPaths
-from ..setting_types import Count, Words
+from ..setting_types import Count, Port, Words
+from .arguments import parsl_arguments
 from .blocks import BlockSettings
 from .slurm import SRUN_OPTIONS, SlurmSettings, SlurmSite
 from .slurm_provider import Srun
@@ -36,7 +37,7 @@ __all__ = [
 class WorkQueueSettings(BlockSettings):
     """Settings of `WorkQueue`."""
 
-    port: int = 0
+    port: Port = 0
     """Port for the workers to connect to; 0 takes one that is free."""
 
     worker_options: Words = ""
@@ -98,7 +99,7 @@ class WorkQueue(WorkerSite):
             "max_retries": settings.wq_max_retries,
             "shared_fs": True,
             "autolabel": False,
-            **settings.executor_options,
+            **parsl_arguments(settings, "executor_options", self.where),
         }
         if address := self.get_address():
             arguments.setdefault("address", address)
@@ -200,7 +201,7 @@ class LocalSrunWorkQueue(WorkQueue):
             "cmd_timeout": settings.cmd_timeout,
             "launcher": self.make_launcher() if several else SingleNodeLauncher(),
             **self.block_limits(settings, None),
-            **settings.provider_options,
+            **parsl_arguments(settings, "provider_options", self.where),
         }
         return self.build("provider_options", LocalProvider, arguments)
 
