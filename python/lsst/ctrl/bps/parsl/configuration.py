@@ -226,6 +226,8 @@ def read_config(path: Path) -> BpsConfig:
         content = yaml.safe_load(raw)
         if not content or not isinstance(content, dict):
             raise TypeError("it holds no settings")
+        if not isinstance(content.get("site", {}), dict):
+            raise TypeError("its site section holds no settings")
         return BpsConfig(content)
     except (yaml.YAMLError, ValueError, TypeError) as exc:
         raise DamagedFileError(

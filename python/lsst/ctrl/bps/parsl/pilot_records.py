@@ -125,6 +125,18 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _end_slurm_jobs(tag: str, clusters: str | None) -> int:
     """Cancel the jobs with a tag, and wait until they are gone."""
+    try:
+        return _end_tagged(tag, clusters)
+    except SchedulerError as exc:
+        if "repeat the command" in exc.message:
+            raise
+        raise SchedulerError(
+            f"What an earlier driver left in Slurm's queue cannot be ended: {exc.message}. Nothing was "
+            "changed. When Slurm answers again, repeat the command."
+        ) from exc
+
+
+def _end_tagged(tag: str, clusters: str | None) -> int:
     found: set[str] = set()
     deadline = time.monotonic() + END_SECONDS
     while True:

@@ -7,7 +7,7 @@ import io
 import logging
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
@@ -97,8 +97,9 @@ class _AboveDisplay(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write a text; a line appears when it is whole."""
         *lines, self._begun = (self._begun + text).split("\n")
-        for line in lines:
-            self._console.print(Text(line), soft_wrap=True)
+        with suppress(OSError):  # The terminal is gone; the run goes on.
+            for line in lines:
+                self._console.print(Text(line), soft_wrap=True)
         return len(text)
 
 
@@ -133,7 +134,8 @@ class ProgressDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._exit.close()
+        with suppress(OSError):  # The terminal is gone.
+            self._exit.close()
 
     def _redirect_logging(self) -> None:
         """Have the log written above the display, and not through it."""

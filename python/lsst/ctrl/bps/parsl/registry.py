@@ -162,7 +162,7 @@ def find_submit_path(wanted: str) -> Path:
     found = [entry for entry in entries if entry.run == wanted]
     if not found and wanted:
         found = [entry for entry in entries if entry.run.startswith(wanted)]
-    if len(found) == 1:
+    if len({entry.submit_path for entry in found}) == 1:
         return Path(found[0].submit_path)
     if found:
         choice = "\n  ".join(f"{entry.run}  {entry.submit_path}" for entry in found)

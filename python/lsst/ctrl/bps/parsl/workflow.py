@@ -15,7 +15,7 @@ from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
 from .cancellation import cancel_dead_run
 from .configuration import get_bps_config_value, read_config, write_config
 from .environment import capture_environment, write_environment, write_environment_script
-from .errors import RunStateError
+from .errors import ConfigurationError, RunStateError
 from .files import storage_errors
 from .liveness import RunLock, ask_to_cancel, living_holder
 from .outcome import error_of
@@ -172,6 +172,11 @@ class ParslWorkflow(BaseWmsWorkflow):
         self.submit_path = os.path.abspath(out_prefix)
         paths = self.paths
         site = SiteConfig.from_config(self.config)
+        if paths.plan.exists():
+            raise ConfigurationError(
+                f"submitPath: {paths.submit_path} has a run. Choose another one, or resume the run in it "
+                f"with: bps restart --id {paths.submit_path}"
+            )
         with storage_errors(paths.directory, "make the run's directories"):
             paths.create()
         write_config(paths.config, self.config)
@@ -221,6 +226,9 @@ class ParslWorkflow(BaseWmsWorkflow):
         lock.acquire()
         try:
             driver = make_driver(self.name, self.config, self.paths, lock)
+        except ConfigurationError as exc:
+            lock.release()
+            raise ConfigurationError([f"{said} (in {self.paths.config})" for said in exc.complaints]) from exc
         except BaseException:
             lock.release()
             raise

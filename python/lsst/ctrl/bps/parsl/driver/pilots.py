@@ -102,6 +102,7 @@ class Pilots:
         self._marked = marked
         self.fence = Fence()
         self._lock = threading.RLock()
+        self._end_deadline: float | None = None
         self._stopped = threading.Event()
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pilots", daemon=True)
@@ -339,14 +340,18 @@ class Pilots:
         seconds : `float`, optional
             Time to wait.
         """
-        deadline = self._clock() + seconds
+        # A second call tries once more, and waits no longer.
+        again = self._end_deadline is not None
+        if self._end_deadline is None:
+            self._end_deadline = self._clock() + seconds
+        deadline = self._end_deadline
         with self._lock:
             todo = list(self._executors.values())
             while todo:
                 todo = [item for item in todo if not self._end_blocks(item)]
                 if not todo or self._clock() > deadline or self._hurry.wait(0.5):
                     break
-        for item in todo:
+        for item in [] if again else todo:
             _LOG.warning(
                 "Blocks of %s may still be in the queue. They end by themselves within two minutes of their "
                 "start; bps restart and bps cancel remove them.",
