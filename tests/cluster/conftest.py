@@ -21,9 +21,6 @@ HERE = Path(__file__).parent
 KILLED = ("pymp-", "worker-", "wq-py-staging-")
 """What Parsl's and Work Queue's processes leave in TMPDIR that are killed."""
 LONG = (
-    "test_pilots_of_a_dead_driver",
-    "test_walltime",
-    "test_scancel_pilot",
     "test_killed_failed_cancelled",
     "test_time_left",
     "test_singleton",

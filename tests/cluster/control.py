@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -123,6 +124,38 @@ def start_node(name: str) -> None:
     _wait(f"node {name} does not come back", lambda: not node_state(name).endswith("*"))
 
 
+def kill_node(name: str) -> None:
+    """Kill the ``slurmd`` of a node, which has no time for anything; what runs there goes on.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of the node.
+    """
+    _stop(name, signal.SIGKILL)
+
+
+def kill_step(identifier: str) -> None:
+    """Kill the ``slurmstepd`` of a step, and nothing that it has started.
+
+    Parameters
+    ----------
+    identifier : `str`
+        Id of the step, such as ``4.batch`` or ``4.0``.
+    """
+    title = f"slurmstepd: [{identifier}]".encode()
+    mark = f"SLURM_CONF={configuration()}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # Jobs of the same number may be on both clusters.
+            if (process / "cmdline").read_bytes().startswith(title) and mark in (
+                process / "environ"
+            ).read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+                return
+    raise RuntimeError(f"no slurmstepd of {identifier} runs")
+
+
 def node_state(name: str) -> str:
     """Ask for the state of a node.
 
@@ -191,6 +224,34 @@ def cancel(identifier: str) -> None:
     _slurm("scancel", identifier)
 
 
+def submit(*options: str) -> str:
+    """Submit a job of nobody's run.
+
+    Parameters
+    ----------
+    *options : `str`
+        Of ``sbatch``.
+
+    Returns
+    -------
+    identifier : `str`
+        Its id.
+    """
+    return _slurm("sbatch", "--parsable", "--chdir=/", "--output=/dev/null", *options).strip()
+
+
+def requeue(identifier: str) -> None:
+    """Have a job that runs begin again, whatever its owner said about that.
+
+    Parameters
+    ----------
+    identifier : `str`
+        Its id.
+    """
+    _slurm("scontrol", "update", f"JobId={identifier}", "Requeue=1")
+    _slurm("scontrol", "requeue", identifier)
+
+
 def wait_until_empty(timeout: float = 60.0) -> None:
     """Wait until no job is pending, running or completing.
 
@@ -234,10 +295,10 @@ def _pid(name: str) -> int | None:
     return pid if os.fsencode(mark) in command else None
 
 
-def _stop(name: str) -> None:
+def _stop(name: str, number: signal.Signals = signal.SIGTERM) -> None:
     """End a daemon, if it runs."""
     if (pid := _pid(name)) is not None:
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, number)
         _wait(f"{name} does not end", lambda: _pid(name) is None)
 
 

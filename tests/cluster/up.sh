@@ -153,12 +153,15 @@ DefMemPerCPU=1500
 # Quick, as nobody else is waiting.
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0,bf_interval=1
-PreemptMode=OFF
+# A job in the partition urgent takes the place of one in another.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 OverTimeLimit=0
 KillWait=5
 SlurmdTimeout=15
 SlurmctldTimeout=15
-MinJobAge=30
+# Ended jobs are soon forgotten, as tests would wait for that.
+MinJobAge=5
 ReturnToService=2
 
 # Refuse what cannot run when it is submitted, rather than leave it pending.
@@ -176,6 +179,7 @@ CONF
 PartitionName=main Nodes=ALL Default=YES DefaultTime=10 MaxTime=1-0 State=UP
 PartitionName=short Nodes=ALL DefaultTime=1 MaxTime=2 State=UP
 PartitionName=closed Nodes=ALL DefaultTime=10 MaxTime=1-0 State=UP AllowAccounts=nobody
+PartitionName=urgent Nodes=ALL DefaultTime=1 MaxTime=10 State=UP PriorityTier=10
 CONF
     # Without its database, Slurm knows no accounts. A partition's DenyAccounts
     # works all the same, but the message is about partitions; this leads to the
