@@ -52,7 +52,8 @@ LAYERS = [
 """Each layer may import from those before it. A module that is not here is
 of the layer of the part of its name before the first point."""
 
-PARSL_USERS = ("sites", "site", *(f"driver.{name}" for name in "backend blocks kernel local_provider pilots sites".split()))
+_DRIVERS = "backend blocks kernel local_provider pilots sites"
+PARSL_USERS = ("sites", "site", *(f"driver.{name}" for name in _DRIVERS.split()))
 
 
 def name_of(path: Path) -> str:

@@ -113,14 +113,14 @@ def test_records_of_nodes(
     what: str,
     name: str,
 ) -> None:
-    """A node cannot write its records: that is said with the file's name, no job is lost or runs
-    twice, and the run ends or can be resumed.
+    """A node cannot write its records: it writes them when it can, or that is said with the file's
+    name; no job is lost or runs twice, and the run ends or can be resumed.
     """
     bench = make_bench(BY_NAME[name])
     bench.prepare(layers(3))
     fault = RECORDS[what]
     first = drive(bench, fault, library)
-    assert "parsl/journal/node-" in first.stderr, first
+    assert first.code == 0 or "parsl/journal/node-" in first.stderr, first
     assert "Traceback" not in first.text, first
     bench.assert_nothing_runs()
     ended = bench.steps("end")

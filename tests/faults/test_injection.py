@@ -366,7 +366,8 @@ NASTY = "it's a $(touch canary) `touch canary`; touch canary"
 @on_engines("threads", "htex", "slurm", "slurm-work-queue")
 def test_names_run_nothing(make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str) -> None:
     """Blanks, quotes and code in the submit path, the name of the run, names, labels, tags, values
-    of commands, environments and paths of executables of jobs run nothing, and the run succeeds or is refused.
+    of commands, environments and paths of executables of jobs run nothing, and the run succeeds or
+    is refused.
     """
     bench = make_bench(BY_NAME[name])
     program = bench.path / f"{NASTY}.sh"

@@ -27,6 +27,8 @@ and exits with its ``exit_code``; from Python they are ordinary exceptions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, Any
 
 import click
 
@@ -59,6 +61,17 @@ class ParslBpsError(click.ClickException):
     """
 
     exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the sentence, where there still is a terminal.
+
+        Parameters
+        ----------
+        file : `~typing.IO`, optional
+            Where to; standard error by default.
+        """
+        with suppress(OSError):
+            super().show(file)
 
 
 class ConfigurationError(ParslBpsError):

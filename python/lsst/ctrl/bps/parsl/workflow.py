@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
@@ -174,8 +174,8 @@ class ParslWorkflow(BaseWmsWorkflow):
         site = SiteConfig.from_config(self.config)
         if paths.plan.exists():
             raise ConfigurationError(
-                f"submitPath: {paths.submit_path} has a run. Choose another one, or resume the run in it "
-                f"with: bps restart --id {paths.submit_path}"
+                f"submitPath: {paths.submit_path} exists, and has a run. Choose another one, or resume "
+                f"the run in it with: bps restart --id {paths.submit_path}"
             )
         with storage_errors(paths.directory, "make the run's directories"):
             paths.create()
@@ -328,10 +328,11 @@ class ParslWorkflow(BaseWmsWorkflow):
         error = error_of(self.name, state, driver.error, self.paths.config, view.resume_command)
         if error is None:
             _LOG.info("Run %s: all %d jobs succeeded.", self.name, sum(state.totals().values()))
-        elif show:
-            print_end(view, state)
         if show:
-            print_requests(view, state, self.config)
+            with suppress(OSError):  # The terminal is gone; what the run came to is told all the same.
+                if error is not None:
+                    print_end(view, state)
+                print_requests(view, state, self.config)
         if error is not None:
             raise error
 
