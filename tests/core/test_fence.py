@@ -49,6 +49,8 @@ def item() -> Blocks:
         connected_managers=lambda: [{"block_id": "1"}],
         connected_blocks=lambda: ["0", "1"],
         blocks_to_job_id={"0": "100", "1": "101"},
+        _status={},
+        _simulated_status={},
     )
     return Blocks(executor, Queue(), 1, {"0": Block(0.0), "1": Block(0.0)})
 

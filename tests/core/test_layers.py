@@ -52,7 +52,7 @@ LAYERS = [
 """Each layer may import from those before it. A module that is not here is
 of the layer of the part of its name before the first point."""
 
-_DRIVERS = "backend blocks kernel local_provider pilots sites"
+_DRIVERS = "backend blocks fence kernel local_provider pilots sites"
 PARSL_USERS = ("sites", "site", *(f"driver.{name}" for name in _DRIVERS.split()))
 
 

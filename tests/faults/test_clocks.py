@@ -70,7 +70,7 @@ def end(bench: Bench, driver: Running) -> None:
     driver.finish(120).succeeded()
     # Parsl's pool on a node whose clock is set takes itself for forgotten, and ends: nobody is charged.
     assert not [event for event in events_of_kind(bench.submit_path, "fail") if event["charged"]]
-    assert Counter(bench.steps("begin")) == Counter(step.name for step in STEPS), "each once"
+    assert Counter(bench.steps("end")) == Counter(step.name for step in STEPS), "each once"
     for ended in node_ends(bench.submit_path):
         assert 0 <= ended["end"] - ended["start"] < HOUR / 2, ended
     report = bench.bps("report", "--id", bench.id).succeeded().stdout

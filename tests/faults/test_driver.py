@@ -49,7 +49,7 @@ def finish(bench: Bench) -> None:
 
 FATAL = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOMENTS = {
-    "threads": (6, 30, 2.0),
+    "threads": (10, 30, 2.0),
     "htex": (2, 12, 5.0),
     "slurm": (2, 5, 12.0),
     "slurm-work-queue": (1, 5, 12.0),

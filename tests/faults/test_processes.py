@@ -45,6 +45,15 @@ LAST = Path("/proc/sys/kernel/ns_last_pid")
 TRIES = 300
 
 
+def in_use(pid: int) -> bool:
+    """Tell whether a number is that of a process, a group or a session."""
+    for other in psutil.pids():
+        with suppress(ProcessLookupError):
+            if pid in (other, os.getpgid(other), os.getsid(other)):
+                return True
+    return False
+
+
 class Stranger:
     """A process of nobody's run, which waits and takes down each signal that it can hear."""
 
@@ -54,7 +63,8 @@ class Stranger:
 
     def take(self, pid: int) -> None:
         """Begin with the number of a process that has ended."""
-        wait_until(lambda: not psutil.pid_exists(pid), f"process {pid} is gone", 20)
+        # Nor can a number be had that is still that of a group or a session.
+        wait_until(lambda: not in_use(pid), f"process {pid} is gone, and all of its session", 30)
         for _ in range(TRIES):
             # Any other process of this machine may be faster.
             LAST.write_text(str(pid - 1))

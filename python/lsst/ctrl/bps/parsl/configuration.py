@@ -226,9 +226,11 @@ def read_config(path: Path) -> BpsConfig:
         content = yaml.safe_load(raw)
         if not content or not isinstance(content, dict):
             raise TypeError("it holds no settings")
-        if not isinstance(content.get("site", {}), dict):
-            raise TypeError("its site section holds no settings")
-        return BpsConfig(content)
+        config = BpsConfig(content)
+        for section in config.search_order:
+            if not isinstance(content.get(section, {}), dict):
+                raise TypeError(f"its section {section} holds no settings")
+        return config
     except (yaml.YAMLError, ValueError, TypeError) as exc:
         raise DamagedFileError(
             f"{path} is damaged ({exc}). The run cannot be resumed; submit it again."

@@ -172,7 +172,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         self.submit_path = os.path.abspath(out_prefix)
         paths = self.paths
         site = SiteConfig.from_config(self.config)
-        if paths.plan.exists():
+        if paths.plan.exists() and not paths.plan.is_symlink():
             raise ConfigurationError(
                 f"submitPath: {paths.submit_path} exists, and has a run. Choose another one, or resume "
                 f"the run in it with: bps restart --id {paths.submit_path}"
@@ -226,9 +226,6 @@ class ParslWorkflow(BaseWmsWorkflow):
         lock.acquire()
         try:
             driver = make_driver(self.name, self.config, self.paths, lock)
-        except ConfigurationError as exc:
-            lock.release()
-            raise ConfigurationError([f"{said} (in {self.paths.config})" for said in exc.complaints]) from exc
         except BaseException:
             lock.release()
             raise

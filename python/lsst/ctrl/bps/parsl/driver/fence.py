@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from parsl.jobs.states import JobState, JobStatus
+
 from ..errors import SchedulerError
 from .blocks import Blocks
 
@@ -120,6 +122,9 @@ def _end_silent(item: Blocks) -> list[Any]:
             ", ".join(map(str, jobs)),
         )
         item.provider.cancel(jobs)
+    for number in silent:
+        status = JobStatus(JobState.CANCELLED)
+        executor._status[number] = executor._simulated_status[number] = status
     return jobs
 
 

@@ -198,6 +198,10 @@ class Pilots:
     def _look(self, item: Blocks, now: float) -> list[str]:
         """Note what became of the blocks; return those that are there."""
         active = []
+        if item.executor._last_poll_time > time.time():
+            item.executor._last_poll_time = (
+                0.0  # The clock was set back: Parsl would wait for the time of then.
+            )
         statuses = item.executor.status_facade
         for number, block in item.blocks.items():
             if block.ended:

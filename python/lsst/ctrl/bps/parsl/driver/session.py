@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from lsst.ctrl.bps import BpsConfig
 
 from ..environment import read_environment
-from ..errors import RunStateError
+from ..errors import ConfigurationError, RunStateError
 from ..job_state import JobState
 from ..journal import Journal
 from ..liveness import RunLock
@@ -64,7 +64,10 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
     state = replay(plan, paths)
     _check_startable(name, plan, state)
     read_environment(paths.environment)  # Not in the middle of a job.
-    sites = Sites.from_config(config, plan.header.get("sites", ()))
+    try:
+        sites = Sites.from_config(config, plan.header.get("sites", ()))
+    except ConfigurationError as exc:
+        raise ConfigurationError([f"{said} (in {paths.config})" for said in exc.complaints]) from exc
     return Driver(
         state,
         Journal(paths.driver_journal, name, plan.id),
