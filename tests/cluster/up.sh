@@ -32,11 +32,13 @@ install_packages() {
     local -A package=(
         [slurmctld]=slurm-wlm [slurmd]=slurm-wlm [sbatch]=slurm-wlm
         [munged]=munge [qsub]=slurm-wlm-torque [work_queue_worker]=coop-computing-tools
+        [gcc]=gcc
     )
     local command missing=()
     for command in "${!package[@]}"; do
         command -v "$command" >/dev/null || missing+=("${package[$command]}")
     done
+    [[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
     compgen -G '/usr/lib/python3/dist-packages/work_queue.py' >/dev/null || missing+=(python3-workqueue)
     ((${#missing[@]})) || return 0
     command -v apt-get >/dev/null ||

@@ -33,6 +33,8 @@ class Queue:
     def cancel(self, jobs: list[str]) -> None:
         """Take note."""
         self.cancelled += jobs
+        if self.down:
+            raise RuntimeError("a provider of a user's")
 
     def still_there(self, jobs: list[str]) -> bool:
         """Tell."""
@@ -92,6 +94,18 @@ def test_nothing_is_held_for_ever(item: Blocks) -> None:
     fence.open()
     fence.hold("x", lambda: told.append("late"))
     assert told == ["slow", "gone", "held", "ending", "late"]
+
+
+def test_provider_that_fails_costs_no_job(item: Blocks) -> None:
+    """Whatever a provider raises, the lost jobs are heard of in the end."""
+    item.provider.down = True
+    fence, told = Fence(), list[str]()
+    fence.hold("x", lambda: told.append("a"))
+    fence.tick(item, 0.0)
+    fence.tick(item, 1.0)
+    assert told == []
+    fence.tick(item, END_SECONDS + 1.0)
+    assert told == ["a"]
 
 
 def test_interchange_that_does_not_answer_ends_nothing(item: Blocks) -> None:

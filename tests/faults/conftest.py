@@ -8,6 +8,7 @@ lines say so; CI leaves nothing out.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ NEEDS = {
         "No cluster is up: faults on it were not tried. To have them tried: make cluster",
     ),
     "as_root": (lambda: os.geteuid() == 0, "Faults that only root can bring about were not tried."),
+    "with_gcc": (
+        lambda: shutil.which("gcc") is not None,
+        "There is no gcc: faults of disks and clocks were not tried.",
+    ),
 }
 
 
@@ -38,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in (
         "quick: also in make test",
         "on_cluster: needs the cluster",
+        "with_gcc: needs the library that has calls fail",
         "as_root: needs root",
         "long: begins before the others",
         "alone: disturbs the cluster, and has a second one for itself",
@@ -50,6 +56,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what cannot be tried here, and begin with what takes long."""
     ours = [item for item in items if item.path.is_relative_to(HERE)]
     for item in ours:
+        if "library" in getattr(item, "fixturenames", ()):
+            item.add_marker("with_gcc")
         item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
         item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
     missing = {marker for marker, _ in _missing()}

@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -102,13 +103,23 @@ def check_own(path: str | os.PathLike[str]) -> None:
     StorageError
         Raised if it is another user's, or if another user's link leads to it.
     """
-    me = os.geteuid()
+    me = _owner_of_new_files(path)
     if os.lstat(path).st_uid != me or (found := os.stat(path)).st_uid != me:
         raise StorageError(
             f"{os.fspath(path)} is another user's, who could change what is run. Choose another submitPath."
         )
     if found.st_mode & _OTHERS_WRITE:
         os.chmod(path, stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
+
+
+def _owner_of_new_files(directory: str | os.PathLike[str]) -> int:
+    """Return whose this process's files are there: a file system may have names of its own for users."""
+    fd, path = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=directory)
+    try:
+        return os.fstat(fd).st_uid
+    finally:
+        os.close(fd)
+        os.unlink(path)
 
 
 def open_append(path: str | os.PathLike[str], mode: int = PUBLIC) -> int:

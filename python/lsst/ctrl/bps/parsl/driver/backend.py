@@ -253,7 +253,8 @@ class ParslBackend:
 
     def _came_back(self, number: int, executor: str | None, result: dict[str, Any]) -> None:
         """Take a result of Parsl's; called in any thread."""
-        if str(result.get("lost", "")).startswith(ManagerLost.__name__) and self._pilots and executor:
+        is_silent = str(result.get("lost", "")).startswith(ManagerLost.__name__)
+        if is_silent and executor and self._pilots is not None and executor in self._pilots.labels():
             self._pilots.fence.hold(executor, partial(self._returned, number, result))
         else:
             self._returned(number, result)

@@ -17,7 +17,6 @@ from typing import Any
 
 from parsl.jobs.states import JobState, JobStatus
 
-from ..errors import SchedulerError
 from .blocks import Blocks
 
 __all__ = ["Fence"]
@@ -121,7 +120,11 @@ def _end_silent(item: Blocks) -> list[Any]:
             executor.label,
             ", ".join(map(str, jobs)),
         )
-        item.provider.cancel(jobs)
+        try:
+            item.provider.cancel(jobs)
+        except Exception as exc:
+            # What providers of users raise here is not known. Their jobs are waited for all the same.
+            _LOG.warning("%s cannot be ended: %s", ", ".join(map(str, jobs)), exc)
     for number in silent:
         status = JobStatus(JobState.CANCELLED)
         executor._status[number] = executor._simulated_status[number] = status
@@ -134,5 +137,6 @@ def _are_there(provider: Any, jobs: Sequence[Any]) -> bool:
         if hasattr(provider, "still_there"):
             return bool(provider.still_there(jobs))
         return not all(status.terminal for status in provider.status(list(jobs)))
-    except SchedulerError:
+    except Exception as exc:
+        _LOG.debug("Whether %s are there is not known: %s", jobs, exc)
         return True
