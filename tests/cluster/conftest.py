@@ -15,11 +15,9 @@ import pytest
 from end_to_end.tinycam.repo import make_repo
 
 from . import control
-from .engines import SLURM, Bench, Engine
+from .engines import KILLED, SLURM, Bench, Engine
 
 HERE = Path(__file__).parent
-KILLED = ("pymp-", "worker-", "wq-py-staging-")
-"""What Parsl's and Work Queue's processes leave in TMPDIR that are killed."""
 LONG = (
     "test_killed_failed_cancelled",
     "test_time_left",

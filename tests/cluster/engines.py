@@ -25,6 +25,8 @@ from lsst.ctrl.bps.parsl import ParslWorkflow
 from . import control
 
 SITES = "lsst.ctrl.bps.parsl.sites"
+KILLED = ("pymp-", "worker-", "wq-py-staging-", "butler-cache-dir-")
+"""What processes of Parsl's, Work Queue's and the Butler's leave in TMPDIR that are killed."""
 
 _STEP = """\
 #!/bin/sh

@@ -18,11 +18,8 @@ from typing import Any
 import psutil
 
 from cluster import control
-from cluster.engines import Bench
+from cluster.engines import KILLED, Bench
 from end_to_end.support import Sandbox, report_counts, wait_until
-
-KILLED = ("pymp-", "worker-", "wq-py-staging-")
-"""What Parsl's and Work Queue's processes leave in TMPDIR that are killed."""
 
 
 class BrokenPromise(AssertionError):
