@@ -12,12 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.engines import ENGINES, Bench
+from cluster.engines import Bench
 from end_to_end.support import Step
-
-BY_NAME = {engine.name: engine for engine in ENGINES}
-HERE = ("threads", "htex")
-"""Engines that need no cluster."""
 
 SOURCE = Path(__file__).with_name("faulty.c")
 
@@ -77,12 +73,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["-Wall", "-Werror", "-O1", "-shared", "-fPIC"]
     subprocess.run(["gcc", *options, "-o", str(path), str(SOURCE), "-ldl"], check=True)
     return path
-
-
-def on_engines(*names: str) -> pytest.MarkDecorator:
-    """Run a test on some engines."""
-    marks = {name: [] if name in HERE else [pytest.mark.on_cluster] for name in names}
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in names])
 
 
 def layers(count: int) -> list[Step]:

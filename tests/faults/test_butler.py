@@ -14,8 +14,8 @@ from end_to_end.support import Running, node_events, wait_until
 from end_to_end.tinycam.repo import contents
 
 from .checker import Findings, Record, examine
+from .engines import BY_NAME
 from .matrix import Matrix
-from .test_driver import BY_NAME
 
 OUTPUT = "u/tester/tiny"
 DETECTORS = 6

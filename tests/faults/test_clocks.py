@@ -17,7 +17,8 @@ from cluster.engines import LOCAL, Bench, Engine
 from end_to_end.support import Running, Step, events_of_kind, node_ends, wait_until
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 
-from .faulty import BY_NAME, Fault, library  # noqa: F401  # fixture
+from .engines import BY_NAME
+from .faulty import Fault, library  # noqa: F401  # fixture
 from .matrix import Matrix
 
 HOUR = 3600
@@ -87,7 +88,8 @@ def test_driver(
     step: int,
 ) -> None:
     """The clock of the driver, and of all that it starts, is set in the middle of a run: the run
-    goes on, and no job is charged or run again; others see that the driver lives.
+    goes on, no job is charged, and none that has succeeded runs again; others see that the driver
+    lives. (Parsl's pool, whose clock is set as well, may end: a job that ran then begins once more.)
     """
     bench = make_bench(BY_NAME[name])
     clock = Clock(bench, library)
@@ -109,9 +111,7 @@ def test_interchange_has_time_to_notice(
     library: Path,  # noqa: F811
     step: int,
 ) -> None:
-    """No pilot is lost by it: Parsl's interchange and workers go on when they have looked at their
-    clocks several times.
-    """
+    """So it is when Parsl's interchange and workers have looked at their clocks several times."""
     bench = make_bench(BY_NAME["htex"])
     clock = Clock(bench, library)
     driver = begin(bench, clock.env)

@@ -15,7 +15,8 @@ from cluster.engines import ENGINES, LOCAL, Bench, Engine
 from end_to_end.support import Finished, Sandbox, Step
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 
-from .faulty import BY_NAME, Fault, finish, layers, library  # noqa: F401  # fixture
+from .engines import BY_NAME
+from .faulty import Fault, finish, layers, library  # noqa: F401  # fixture
 from .matrix import Matrix
 
 HTEX = ENGINES[1]

@@ -16,16 +16,15 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from cluster.engines import ENGINES, Bench, Engine
+from cluster.engines import Bench, Engine
 from end_to_end.support import Running, Step, events_of_kind, run_bps, wait_until
 from lsst.ctrl.bps.parsl.journal import Journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan import Plan
 
-from .faulty import on_engines
+from .engines import BY_NAME, on_engines
 from .matrix import Matrix
 
-BY_NAME = {engine.name: engine for engine in ENGINES}
 WIDTH = 6
 
 

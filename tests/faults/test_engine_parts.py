@@ -11,12 +11,12 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from cluster.engines import ENGINES, SOON, Bench, Engine
+from cluster.engines import SOON, Bench, Engine
 from end_to_end.support import Running, Step, events_of_kind, wait_until
 
+from .engines import BY_NAME
 from .matrix import Matrix
 
-BY_NAME = {engine.name: engine for engine in ENGINES}
 FOUR = [f"s{number}" for number in range(4)]
 STEPS = [*(Step(name) for name in FOUR), *(Step(f"t{number}", FOUR) for number in range(4))]
 LOST_SECONDS = 28.0

@@ -43,9 +43,8 @@ from lsst.ctrl.bps.parsl.sites import princeton
 from lsst.ctrl.bps.parsl.sites.slurm_provider import SlurmBlocks
 from lsst.ctrl.bps.parsl.submission import config_complaints, submit_path_complaints
 
+from .engines import BY_NAME, on_engines
 from .matrix import Matrix
-from .test_driver import BY_NAME
-from .test_private_files import on_engines
 
 SITES = "lsst.ctrl.bps.parsl.sites"
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

@@ -19,7 +19,7 @@ from cluster.engines import LOCAL, Bench, Engine
 from end_to_end.support import Step, events_of_kind, job_names, wait_until
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 
-from .faulty import BY_NAME, on_engines
+from .engines import BY_NAME, on_engines
 from .matrix import Matrix
 
 _PRELUDE = """\

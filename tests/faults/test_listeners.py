@@ -33,9 +33,8 @@ from core.test_sites import with_task_vine as with_task_vine
 from core.test_sites import with_work_queue as with_work_queue
 from end_to_end.support import Running, Step, wait_until
 
+from .engines import BY_NAME, on_engines
 from .matrix import Matrix
-from .test_driver import BY_NAME
-from .test_private_files import on_engines
 
 BUSY = 4
 """Number of jobs that the workers of an engine run at once."""

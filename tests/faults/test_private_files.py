@@ -21,16 +21,8 @@ from core.test_listener import OTHER
 from end_to_end.support import TINYCAM, Finished, Running, Sandbox, Step, run_bps
 from lsst.ctrl.bps import GenericWorkflowExec
 
+from .engines import BY_NAME, on_engines
 from .matrix import Matrix
-from .test_driver import BY_NAME
-
-
-def on_engines(*names: str) -> pytest.MarkDecorator:
-    """Run a test on some engines."""
-    local = ("threads", "htex")
-    marks = {name: () if name in local else (pytest.mark.on_cluster,) for name in names}
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in names])
-
 
 PRIVATE = (
     "parsl/config.yaml",

@@ -23,9 +23,8 @@ from core.test_listener import OTHER
 from end_to_end.support import MARKER, Running, Sandbox, Step, wait_until
 from lsst.ctrl.bps.parsl.node.processes import start_time
 
+from .engines import BY_NAME, on_engines
 from .matrix import Matrix
-from .test_driver import BY_NAME
-from .test_private_files import on_engines
 
 
 class SoonWorkers(LocalWorkers):

@@ -19,9 +19,8 @@ from cluster import control
 from cluster.engines import Bench, Engine
 from end_to_end.support import TINYCAM, Finished, Sandbox, Step
 
+from .engines import BY_NAME, on_engines
 from .matrix import Matrix
-from .test_driver import BY_NAME
-from .test_private_files import on_engines
 
 ENVIRONMENT, PREFIX, JOB = "canary-of-the-environment", "canary-of-the-prefix", "canary-of-the-job"
 SECRETS = (ENVIRONMENT, PREFIX, JOB)

@@ -14,8 +14,8 @@ from cluster import control
 from cluster.engines import SOON, Bench, Engine
 from end_to_end.support import Finished, Running, Step, events_of_kind, wait_until
 
+from .engines import BY_NAME
 from .matrix import Matrix
-from .test_driver import BY_NAME
 
 pytestmark = pytest.mark.on_cluster
 

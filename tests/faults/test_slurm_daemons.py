@@ -18,8 +18,8 @@ from cluster import control
 from cluster.engines import SLURM, SOON, Bench, Engine
 from end_to_end.support import Running, Step, wait_until
 
+from .engines import BY_NAME
 from .matrix import Matrix
-from .test_driver import BY_NAME
 from .test_slurm import FOUR, begin_again, finish_once, start_held, start_soon_held
 
 pytestmark = [pytest.mark.on_cluster, pytest.mark.alone]

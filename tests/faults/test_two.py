@@ -26,7 +26,7 @@ from lsst.ctrl.bps.parsl.driver.session import make_driver
 from lsst.ctrl.bps.parsl.errors import ParslBpsError
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 
-from .faulty import BY_NAME, on_engines
+from .engines import BY_NAME, on_engines
 from .matrix import Matrix
 
 FOUR = [f"s{number}" for number in range(4)]

@@ -18,7 +18,7 @@ from end_to_end.support import TINYCAM, Sandbox, Step, wait_until
 from lsst.ctrl.bps import WmsStates
 from lsst.ctrl.bps.parsl.errors import ParslBpsError
 
-from .faulty import BY_NAME, on_engines
+from .engines import BY_NAME, on_engines
 from .matrix import Matrix
 from .test_two import FOUR, HERE, begin
 
