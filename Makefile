@@ -34,7 +34,7 @@ types: $(VENV)/test.installed
 unit: $(VENV)/test.installed
 # Many processes, and then virtual nodes and their daemons, share two cores with
 # the tests: what fails once is tried once more, and the summary says so.
-	pytest -n 3 --dist worksteal --reruns 1 -rR tests/core tests/distribution tests/end_to_end
+	pytest -n 3 --dist worksteal --reruns 1 -rR --ignore tests/cluster --ignore tests/faults tests
 	pytest -n 5 --dist worksteal --reruns 1 -rR tests/cluster
 	$(FAULTS) -m quick
 

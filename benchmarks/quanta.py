@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lsst.ctrl.bps.parsl.journal import read_journal
+from lsst.ctrl.bps.parsl.run.journal import read_journal
 from measuring import Ended, environment, print_table, ratio, run_timed
 
 HERE = Path(__file__).resolve().parent

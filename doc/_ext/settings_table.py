@@ -33,7 +33,7 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from lsst.ctrl.bps.parsl import setting_types
+from lsst.ctrl.bps.parsl.settings import types
 
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -78,7 +78,7 @@ def _functions(metadata: Iterable[Any]) -> list[Any]:
 
 
 def _known(name: str) -> tuple[Any, list[Any]]:
-    base, *metadata = typing.get_args(getattr(setting_types, name))
+    base, *metadata = typing.get_args(getattr(types, name))
     return base, _functions(metadata)
 
 
@@ -86,7 +86,7 @@ _KNOWN = [(_known(name), name, words) for name, words in _KINDS.items()]
 
 
 def kind_of(annotation: Any, metadata: list[Any]) -> tuple[str, str] | None:
-    """Recognise one of the types of `lsst.ctrl.bps.parsl.setting_types`.
+    """Recognise one of the types of `lsst.ctrl.bps.parsl.settings.types`.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def describe_value(value: Any, kind: str = "") -> str:
     value : `~typing.Any`
         The value.
     kind : `str`, optional
-        Name of its type in `lsst.ctrl.bps.parsl.setting_types`.
+        Name of its type in `lsst.ctrl.bps.parsl.settings.types`.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def describe_value(value: Any, kind: str = "") -> str:
     if value in ("", {}):
         return "empty"
     if kind == "Walltime":
-        value = setting_types.clock_time(value)
+        value = types.clock_time(value)
     elif isinstance(value, bool):
         value = str(value).lower()
     elif isinstance(value, float):

@@ -26,9 +26,9 @@ from lsst.ctrl.bps.cli.bps import main as bps_main
 
 from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob, WmsStates
 from lsst.ctrl.bps.parsl import ParslService, ParslWorkflow
-from lsst.ctrl.bps.parsl.journal import read_journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
-from lsst.ctrl.bps.parsl.plan import Plan
+from lsst.ctrl.bps.parsl.plan.plan import Plan
+from lsst.ctrl.bps.parsl.run.journal import read_journal
 
 SERVICE = "lsst.ctrl.bps.parsl.ParslService"
 HERE = Path(__file__).parent

@@ -21,7 +21,7 @@ from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
 
 from lsst.ctrl.bps import WmsStates
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
-from lsst.ctrl.bps.parsl.plan import Plan
+from lsst.ctrl.bps.parsl.plan.plan import Plan
 
 from .support import SERVICE, TINYCAM, Sandbox, events_of_kind, wait_until
 from .test_pipeline import OUTPUT, run_id_of, submit_path_of

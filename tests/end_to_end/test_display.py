@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from lsst.ctrl.bps.parsl.job_state import JobState
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
-from lsst.ctrl.bps.parsl.plan import Plan
-from lsst.ctrl.bps.parsl.replay import replay
+from lsst.ctrl.bps.parsl.plan.plan import Plan
+from lsst.ctrl.bps.parsl.run.job_state import JobState
+from lsst.ctrl.bps.parsl.run.replay import replay
 
 from .support import BIN, HERE, Finished, Running, Sandbox, Step, wait_until
 from .terminal import Screen, run_on_terminal
@@ -313,7 +313,7 @@ def test_progress_lines(box: Sandbox) -> None:
     longer; the rate is that of the jobs that have ended.
     """
     code = (
-        "import sys, lsst.ctrl.bps.parsl.progress as progress\n"
+        "import sys, lsst.ctrl.bps.parsl.report.progress as progress\n"
         "progress.SHORTEST_INTERVAL = 0.5\n"
         "from lsst.ctrl.bps.cli.bps import main\n"
         "sys.argv = ['bps', 'restart', '--id', 'run']\n"

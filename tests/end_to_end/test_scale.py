@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from lsst.ctrl.bps.parsl.journal import Journal, read_journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
+from lsst.ctrl.bps.parsl.run.journal import Journal, read_journal
 
 from .support import HERE, Finished, Sandbox
 

@@ -18,8 +18,8 @@ from parsl.providers import LocalProvider
 
 from lsst.ctrl.bps import BpsConfig
 from lsst.ctrl.bps.parsl import ParslJob, SiteConfig, get_bps_config_value
-from lsst.ctrl.bps.parsl.journal import read_journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
+from lsst.ctrl.bps.parsl.run.journal import read_journal
 
 from .support import Running, Sandbox, Step, events_of_kind, job_names, wait_until
 

@@ -18,21 +18,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from core.fake import FakeBackend, FakeMaker, Outcome, fails
-from core.support import PlanLine, make_plan, plan_line
 from end_to_end.scale_run import peak_mb
 from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 from lsst.ctrl.bps.parsl import ParslService
 from lsst.ctrl.bps.parsl.driver.loop import Driver
 from lsst.ctrl.bps.parsl.driver.tasks import Task
 from lsst.ctrl.bps.parsl.errors import RunFailedError
-from lsst.ctrl.bps.parsl.job_state import JobState
-from lsst.ctrl.bps.parsl.journal import Journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
-from lsst.ctrl.bps.parsl.plan import Plan
-from lsst.ctrl.bps.parsl.replay import replay
-from lsst.ctrl.bps.parsl.report import RunView, failure_lines, run_report
-from lsst.ctrl.bps.parsl.state import RunState
+from lsst.ctrl.bps.parsl.plan.plan import Plan
+from lsst.ctrl.bps.parsl.report.view import RunView, failure_lines, run_report
+from lsst.ctrl.bps.parsl.run.job_state import JobState
+from lsst.ctrl.bps.parsl.run.journal import Journal
+from lsst.ctrl.bps.parsl.run.replay import replay
+from lsst.ctrl.bps.parsl.run.state import RunState
+from support.fake import FakeBackend, FakeMaker, Outcome, fails
+from support.plans import PlanLine, make_plan, plan_line
 
 WINDOW = 1000
 

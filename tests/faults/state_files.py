@@ -14,13 +14,13 @@ from end_to_end.support import Sandbox, Step, wait_until
 from lsst.ctrl.bps.parsl import ParslWorkflow
 from lsst.ctrl.bps.parsl.driver.session import make_driver
 from lsst.ctrl.bps.parsl.errors import ParslBpsError, RunHeldError
-from lsst.ctrl.bps.parsl.job_state import JobState
-from lsst.ctrl.bps.parsl.liveness import RunLock
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
-from lsst.ctrl.bps.parsl.plan import Plan
-from lsst.ctrl.bps.parsl.replay import replay
-from lsst.ctrl.bps.parsl.report import RunView, run_report
-from lsst.ctrl.bps.parsl.state import RunState
+from lsst.ctrl.bps.parsl.plan.plan import Plan
+from lsst.ctrl.bps.parsl.report.view import RunView, run_report
+from lsst.ctrl.bps.parsl.run.job_state import JobState
+from lsst.ctrl.bps.parsl.run.liveness import RunLock
+from lsst.ctrl.bps.parsl.run.replay import replay
+from lsst.ctrl.bps.parsl.run.state import RunState
 
 from .checker import Findings, Record
 from .matrix import Matrix

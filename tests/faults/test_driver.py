@@ -18,9 +18,9 @@ import pytest
 
 from cluster.engines import Bench, Engine
 from end_to_end.support import Running, Step, events_of_kind, run_bps, wait_until
-from lsst.ctrl.bps.parsl.journal import Journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
-from lsst.ctrl.bps.parsl.plan import Plan
+from lsst.ctrl.bps.parsl.plan.plan import Plan
+from lsst.ctrl.bps.parsl.run.journal import Journal
 
 from .engines import BY_NAME, on_engines
 from .matrix import Matrix

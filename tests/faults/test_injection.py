@@ -34,14 +34,14 @@ from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
 from cluster.engines import Bench, Engine
-from core.test_sites import OTHERS, QUEUES, SLURM, make_config
 from end_to_end.support import Step
 from lsst.ctrl.bps.parsl import SiteConfig
+from lsst.ctrl.bps.parsl.batch.slurm_provider import SlurmBlocks
 from lsst.ctrl.bps.parsl.environment import export_environment
 from lsst.ctrl.bps.parsl.errors import ConfigurationError
+from lsst.ctrl.bps.parsl.prepare.submission import config_complaints, submit_path_complaints
 from lsst.ctrl.bps.parsl.sites import princeton
-from lsst.ctrl.bps.parsl.sites.slurm_provider import SlurmBlocks
-from lsst.ctrl.bps.parsl.submission import config_complaints, submit_path_complaints
+from sites.test_sites import OTHERS, QUEUES, SLURM, make_config
 
 from .engines import BY_NAME, on_engines
 from .matrix import Matrix

@@ -23,15 +23,15 @@ import zmq
 from parsl import curvezmq
 
 from cluster.engines import Bench, Engine
-from core.test_listener import OTHER, by_others
-from core.test_sites import ALL, make_site
-from core.test_sites import every_module as every_module  # fixtures
-from core.test_sites import infiniband as infiniband
-from core.test_sites import on_x86 as on_x86
-from core.test_sites import resource_tracker_ends as resource_tracker_ends
-from core.test_sites import with_task_vine as with_task_vine
-from core.test_sites import with_work_queue as with_work_queue
 from end_to_end.support import Running, Step, wait_until
+from node.test_listener import OTHER, by_others
+from sites.test_sites import ALL, make_site
+from sites.test_sites import every_module as every_module  # fixtures
+from sites.test_sites import infiniband as infiniband
+from sites.test_sites import on_x86 as on_x86
+from sites.test_sites import resource_tracker_ends as resource_tracker_ends
+from sites.test_sites import with_task_vine as with_task_vine
+from sites.test_sites import with_work_queue as with_work_queue
 
 from .engines import BY_NAME, on_engines
 from .matrix import Matrix

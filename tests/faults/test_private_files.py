@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from cluster.engines import Bench, Engine
-from core.support import umask
-from core.test_listener import OTHER
 from end_to_end.support import TINYCAM, Finished, Running, Sandbox, Step, run_bps
 from lsst.ctrl.bps import GenericWorkflowExec
+from node.test_listener import OTHER
+from support.plans import umask
 
 from .engines import BY_NAME, on_engines
 from .matrix import Matrix

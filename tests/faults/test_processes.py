@@ -19,9 +19,9 @@ from parsl.executors.base import ParslExecutor
 
 from cluster.engines import Bench, Engine
 from cluster.own_site import LocalWorkers
-from core.test_listener import OTHER
 from end_to_end.support import MARKER, Running, Sandbox, Step, wait_until
 from lsst.ctrl.bps.parsl.node.processes import start_time
+from node.test_listener import OTHER
 
 from .engines import BY_NAME, on_engines
 from .matrix import Matrix

@@ -16,11 +16,11 @@ import pytest
 from end_to_end.conftest import shared_box  # noqa: F401  # a fixture
 from end_to_end.support import Finished, Running, Sandbox, Step
 from lsst.ctrl.bps.parsl.errors import ParslBpsError
-from lsst.ctrl.bps.parsl.job_state import JobState
-from lsst.ctrl.bps.parsl.journal import read_journal
 from lsst.ctrl.bps.parsl.node.records import encode_line, open_journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
-from lsst.ctrl.bps.parsl.registry import find_submit_path, list_runs
+from lsst.ctrl.bps.parsl.run.job_state import JobState
+from lsst.ctrl.bps.parsl.run.journal import read_journal
+from lsst.ctrl.bps.parsl.run.registry import find_submit_path, list_runs
 
 from .checker import Record
 from .matrix import Matrix

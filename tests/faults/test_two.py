@@ -21,10 +21,11 @@ import pytest
 
 from cluster.engines import Bench, Engine
 from end_to_end.support import Running, Sandbox, Step, events_of_kind, run_bps, wait_until
-from lsst.ctrl.bps.parsl import ParslWorkflow, liveness
+from lsst.ctrl.bps.parsl import ParslWorkflow
 from lsst.ctrl.bps.parsl.driver.session import make_driver
 from lsst.ctrl.bps.parsl.errors import ParslBpsError
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
+from lsst.ctrl.bps.parsl.run import liveness
 
 from .engines import BY_NAME, on_engines
 from .matrix import Matrix

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from cluster.engines import Bench, Engine
-from core.test_listener import OTHER
 from end_to_end.support import TINYCAM, Sandbox, Step, wait_until
 from lsst.ctrl.bps import WmsStates
 from lsst.ctrl.bps.parsl.errors import ParslBpsError
+from node.test_listener import OTHER
 
 from .engines import BY_NAME, on_engines
 from .matrix import Matrix

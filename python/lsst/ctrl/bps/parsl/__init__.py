@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .configuration import (
+    from ..configuration import (
         get_bps_config_value,
         get_workflow_filename,
         get_workflow_name,
         set_parsl_logging,
     )
-    from .job import ParslJob, get_file_paths
-    from .service import ParslService
-    from .site import SiteConfig
-    from .workflow import ParslWorkflow, get_parsl_config, start_pipeline
+    from ..job import ParslJob, get_file_paths
+    from ..service import ParslService
+    from ..site import SiteConfig
+    from ..workflow import ParslWorkflow, get_parsl_config, start_pipeline
 
 _MODULES = {
     "ParslJob": "job",

@@ -13,12 +13,12 @@ from typing import Any
 
 from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 
-from .command import Command, bash_text, build_command, fill_in_attempt, placeholders, shell_line
-from .execution_butler import ButlerCopy
 from .node.records import ATTEMPT_VARIABLE, expand
 from .node.script import around
 from .paths import SubmitPaths
-from .plan import PlannedJob
+from .plan.command import Command, bash_text, build_command, fill_in_attempt, placeholders, shell_line
+from .plan.execution_butler import ButlerCopy
+from .plan.plan import PlannedJob
 
 __all__ = ["ParslJob", "generic_job", "get_file_paths", "job_command", "other_command"]
 

@@ -17,16 +17,16 @@ from .environment import set_command_directories
 from .errors import ConfigurationError, ParslBpsError, RunNotFoundError
 from .node.records import ATTEMPT_VARIABLE
 from .paths import SubmitPaths
-from .registry import find_submit_path, list_runs, state_directory
-from .report import RunView, run_report
-from .site_section import set_environment_apart
-from .submission import (
+from .prepare.submission import (
     config_complaints,
     leave_if_surplus,
     say_what_is_understood,
     submit_path_complaints,
     why_not_writable,
 )
+from .report.view import RunView, run_report
+from .run.registry import find_submit_path, list_runs, state_directory
+from .settings.section import set_environment_apart
 from .workflow import ParslWorkflow
 
 __all__ = ["ParslService"]

@@ -21,10 +21,10 @@ from parsl.executors.base import ParslExecutor
 from .configuration import get_workflow_name
 from .errors import ConfigurationError
 from .files import make_directory
-from .parsl_config import PARSL_CONFIG
 from .paths import SubmitPaths
-from .settings import SiteSettings, keys_of, read_settings
-from .site_section import EXPORT_ENVIRONMENT, get_text, site_name, site_section
+from .settings.gen3 import PARSL_CONFIG
+from .settings.model import SiteSettings, keys_of, read_settings
+from .settings.section import EXPORT_ENVIRONMENT, get_text, site_name, site_section
 
 if TYPE_CHECKING:
     from parsl.monitoring import MonitoringHub

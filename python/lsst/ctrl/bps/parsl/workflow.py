@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
 
-from .cancellation import cancel_dead_run
 from .configuration import get_bps_config_value, read_config, write_config
+from .driver.cancellation import cancel_dead_run
 from .environment import capture_environment, write_environment, write_environment_script
 from .errors import ConfigurationError, RunStateError
 from .files import storage_errors
-from .liveness import RunLock, ask_to_cancel, living_holder
-from .outcome import error_of
 from .paths import SubmitPaths
-from .plan import Plan
-from .progress import ProgressDisplay
-from .registry import find_submit_path, register_run
-from .replay import replay
-from .report import RunView
-from .suggestions import MARGIN, PERCENTILE, section_finder, snippet
-from .summary import Table, print_end, print_requests, status_table
+from .plan.plan import Plan
+from .report.outcome import error_of
+from .report.progress import ProgressDisplay
+from .report.suggestions import MARGIN, PERCENTILE, section_finder, snippet
+from .report.summary import Table, print_end, print_requests, status_table
+from .report.view import RunView
+from .run.liveness import RunLock, ask_to_cancel, living_holder
+from .run.registry import find_submit_path, register_run
+from .run.replay import replay
 
 if TYPE_CHECKING:
     import parsl.config
 
-    from .driver import Driver
+    from .driver.loop import Driver
 
 __all__ = ["ParslWorkflow", "get_parsl_config", "start_pipeline"]
 
@@ -165,8 +165,8 @@ class ParslWorkflow(BaseWmsWorkflow):
         out_prefix : `str` or `os.PathLike`
             Submit directory.
         """
+        from .prepare.translate import translate
         from .site import SiteConfig
-        from .translate import translate
 
         assert self._generic is not None, "only a run that was made of a workflow is written"
         self.submit_path = os.path.abspath(out_prefix)

@@ -1,6 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Doing it: the loop that takes a run from its first job to its last."""
-
-from .loop import Driver
-
-__all__ = ["Driver"]
+"""From a run's first job to its last."""

@@ -18,11 +18,11 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ..errors import RunAbortedError, RunEndedError
-from ..job_state import JobState
-from ..journal import Journal
-from ..liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
 from ..paths import SubmitPaths
-from ..state import RunState
+from ..run.job_state import JobState
+from ..run.journal import Journal
+from ..run.liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
+from ..run.state import RunState
 from .backend import Backend
 from .limits import Limits
 from .retry import decide

@@ -11,18 +11,18 @@ from contextlib import contextmanager
 
 from lsst.ctrl.bps import BpsConfig
 
+from ..batch.pilot_records import end_pilots
 from ..environment import read_environment
 from ..errors import ConfigurationError, RunStateError
-from ..job_state import JobState
-from ..journal import Journal
-from ..liveness import RunLock
 from ..node.leftovers import end_leftovers
 from ..node.records import RUN_VARIABLE
 from ..paths import SubmitPaths
-from ..pilot_records import end_pilots
-from ..plan import Plan
-from ..replay import replay
-from ..state import RunState
+from ..plan.plan import Plan
+from ..run.job_state import JobState
+from ..run.journal import Journal
+from ..run.liveness import RunLock
+from ..run.replay import replay
+from ..run.state import RunState
 from .backend import ParslBackend
 from .limits import Limits
 from .loop import Driver

@@ -11,8 +11,8 @@ from parsl.executors.base import ParslExecutor
 
 from ..errors import ConfigurationError
 from ..job import ParslJob
+from ..settings.section import config_for_site
 from ..site import SiteConfig
-from ..site_section import config_for_site
 
 __all__ = ["Sites"]
 

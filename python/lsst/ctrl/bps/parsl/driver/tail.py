@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..journal import decode_line, read_journal
 from ..paths import SubmitPaths
+from ..run.journal import decode_line, read_journal
 
 __all__ = ["NodeTail", "recorded_ends"]
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from lsst.ctrl.bps import BpsConfig
 
-from ..command import shell_line
 from ..configuration import get_bps_config_value
 from ..environment import read_job_environments
 from ..errors import DamagedFileError
 from ..job import ParslJob, generic_job
 from ..paths import SubmitPaths
-from ..plan import Plan
+from ..plan.command import shell_line
+from ..plan.plan import Plan
 
 if TYPE_CHECKING:
     from .sites import Sites

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..setting_types import plain_text
-from ..settings import read_settings
+from ..settings.model import read_settings
+from ..settings.types import plain_text
 from .blocks import BlockSettings
 
 __all__ = ["parsl_arguments"]

@@ -18,13 +18,13 @@ from parsl.addresses import address_by_interface
 from parsl.executors import HighThroughputExecutor
 from parsl.providers.base import ExecutionProvider
 
+from ..batch.launchers import LaunchCommand
 from ..errors import ConfigurationError
 from ..node.pilot import PILOT_END
 from ..paths import SubmitPaths
-from ..setting_types import Count, Fraction, Line, Lines, Options, Seconds, Walltime, Whole, clock_time
-from ..settings import SiteSettings, read_settings
+from ..settings.model import SiteSettings, read_settings
+from ..settings.types import Count, Fraction, Line, Lines, Options, Seconds, Walltime, Whole, clock_time
 from ..site import SiteConfig
-from .launchers import LaunchCommand
 
 if TYPE_CHECKING:
     from ..job import ParslJob

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from parsl.executors.base import ParslExecutor
 
 from ..errors import ConfigurationError
-from ..setting_types import Options
-from ..settings import read_settings
+from ..settings.model import read_settings
+from ..settings.types import Options
 from .arguments import parsl_arguments
 from .slurm import Slurm, SlurmSettings
 

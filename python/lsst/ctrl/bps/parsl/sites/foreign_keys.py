@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import cache
 
 from .. import sites
-from ..settings import bps_keys, keys_of
+from ..settings.model import bps_keys, keys_of
 from ..site import SiteConfig
 
 __all__ = ["foreign_keys", "owners"]

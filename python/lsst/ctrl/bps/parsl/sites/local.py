@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from parsl.executors import ThreadPoolExecutor
 from parsl.executors.base import ParslExecutor
 
-from ..setting_types import Count, Memory
-from ..settings import SiteSettings
+from ..settings.model import SiteSettings
+from ..settings.types import Count, Memory
 from ..site import SiteConfig
 
 if TYPE_CHECKING:

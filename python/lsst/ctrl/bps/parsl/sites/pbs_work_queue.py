@@ -7,7 +7,7 @@ from typing import Any
 
 from parsl.executors.base import ParslExecutor
 
-from .launchers import Mpiexec
+from ..batch.launchers import Mpiexec
 from .torque import PBSProProviders, PBSProSettings
 from .work_queue import BlockWorkQueue, LocalSrunWorkQueue, WorkQueueSettings
 

@@ -14,13 +14,13 @@ from parsl.executors.base import ParslExecutor
 from parsl.launchers import SingleNodeLauncher
 from parsl.providers import SlurmProvider
 
+from ..batch.slurm_provider import SlurmBlocks, Srun
 from ..configuration import get_bps_config_value, get_workflow_name
-from ..parsl_config import PARSL_CONFIG
 from ..paths import SubmitPaths
-from ..setting_types import Count, Gigabytes, Walltime, Word, Words, clock_time
+from ..settings.gen3 import PARSL_CONFIG
+from ..settings.types import Count, Gigabytes, Walltime, Word, Words, clock_time
 from .arguments import parsl_arguments
 from .blocks import BlockSettings, BlockSite
-from .slurm_provider import SlurmBlocks, Srun
 
 if TYPE_CHECKING:
     from ..job import ParslJob

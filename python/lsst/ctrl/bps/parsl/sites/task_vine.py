@@ -13,7 +13,7 @@ from parsl.providers.base import ExecutionProvider
 
 from ..errors import ConfigurationError
 from ..paths import SubmitPaths
-from ..setting_types import Port, Words
+from ..settings.types import Port, Words
 from .arguments import parsl_arguments
 from .blocks import BlockSettings
 from .slurm import SlurmSettings, SlurmSite

@@ -6,8 +6,8 @@ from __future__ import annotations
 from parsl.executors import ThreadPoolExecutor
 from parsl.executors.base import ParslExecutor
 
-from ..setting_types import Count
-from ..settings import SiteSettings
+from ..settings.model import SiteSettings
+from ..settings.types import Count
 from .local import Local
 
 __all__ = ["ThreadPool", "ThreadPoolSettings"]

@@ -10,12 +10,12 @@ from parsl.executors import HighThroughputExecutor
 from parsl.executors.base import ParslExecutor
 from parsl.launchers import SingleNodeLauncher
 
+from ..batch.launchers import Jsrun, Mpiexec
+from ..batch.queue_providers import LSFBlocks, PBSProBlocks, TorqueBlocks
 from ..paths import SubmitPaths
-from ..setting_types import Count, Gigabytes, Name, Word, clock_time
+from ..settings.types import Count, Gigabytes, Name, Word, clock_time
 from .arguments import parsl_arguments
 from .blocks import BlockSettings, BlockSite
-from .launchers import Jsrun, Mpiexec
-from .queue_providers import LSFBlocks, PBSProBlocks, TorqueBlocks
 
 __all__ = [
     "LSF",

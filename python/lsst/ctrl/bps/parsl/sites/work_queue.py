@@ -14,12 +14,12 @@ from parsl.launchers import SingleNodeLauncher
 from parsl.providers import LocalProvider
 from parsl.providers.base import ExecutionProvider
 
+from ..batch.slurm_provider import Srun
 from ..paths import SubmitPaths
-from ..setting_types import Count, Port, Words
+from ..settings.types import Count, Port, Words
 from .arguments import parsl_arguments
 from .blocks import BlockSettings
 from .slurm import SRUN_OPTIONS, SlurmSettings, SlurmSite
-from .slurm_provider import Srun
 from .work_queue_module import work_queue_executor
 from .workers import ShellPath, WorkerSite, node_sizes, worker_limits
 

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Parsl's SlurmProvider, without the faults that lose runs.
+
+Its constructor runs no ``sacct``; a job that Slurm forgot is not taken for one
+that runs; an sbatch that answers too late leaves no orphan; and paths and
+values do not pass through a shell.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from parsl.jobs.states import JobState, JobStatus
+from parsl.launchers import SrunLauncher
+from parsl.providers import SlurmProvider
+
+from ..errors import SchedulerError
+from ..settings.types import clock_time
+from .pilot_records import record_pilots
+from .slurm_queue import SlurmJob, cancel_jobs, is_forgotten, jobs_with_tag, list_jobs, submit_script
+
+__all__ = ["SlurmBlocks", "Srun"]
+
+STATUS_SECONDS = 15
+"""Time between two calls of squeue."""
+
+_STATES = {
+    "PD": JobState.PENDING,
+    "CF": JobState.PENDING,
+    "RQ": JobState.PENDING,
+    "RF": JobState.PENDING,
+    "RH": JobState.HELD,
+    "R": JobState.RUNNING,
+    "CG": JobState.RUNNING,
+    "SI": JobState.RUNNING,
+    "SO": JobState.RUNNING,
+    "RS": JobState.RUNNING,
+    "S": JobState.HELD,
+    "ST": JobState.HELD,
+    "CD": JobState.COMPLETED,
+    "CA": JobState.CANCELLED,
+    "TO": JobState.TIMEOUT,
+    "DL": JobState.TIMEOUT,
+    "PR": JobState.FAILED,
+    "F": JobState.FAILED,
+    "NF": JobState.FAILED,
+    "BF": JobState.FAILED,
+    "OOM": JobState.FAILED,
+    "RV": JobState.FAILED,
+}
+"""Parsl's states by Slurm's codes (squeue(1)); UNKNOWN for the others."""
+
+
+class Srun(SrunLauncher):
+    """Starts the workers of a block with srun, one on each node.
+
+    Parsl's own launcher writes a file that the blocks of a name share, and
+    has bash replace variables in the command twice.
+    """
+
+    def __call__(self, command: str, tasks_per_node: int, nodes_per_block: int, script_dir: str = "") -> str:
+        """Return the bash code that runs a command on each node.
+
+        Parameters
+        ----------
+        command : `str`
+            The command, in bash.
+        tasks_per_node : `int`
+            How often to run it on a node.
+        nodes_per_block : `int`
+            Number of nodes.
+        script_dir : `str`, optional
+            Not used.
+
+        Returns
+        -------
+        code : `str`
+            The code.
+        """
+        quoted = "'" + command.replace("'", "'\\''") + "'"
+        count = tasks_per_node * nodes_per_block
+        size = f"--nodes={nodes_per_block} --ntasks={count} --ntasks-per-node={tasks_per_node}"
+        return f"srun {size} -l {self.overrides} bash -c {quoted}\n"
+
+
+class SlurmBlocks(SlurmProvider):
+    """Asks Slurm for blocks.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of its jobs in Slurm.
+    tag : `str`
+        Beginning of their comment, by which the jobs of a run are found.
+    record : `pathlib.Path`
+        Where is written down that jobs with this tag were submitted.
+    seconds : `int`
+        Walltime of a block in seconds.
+    singleton : `bool`, optional
+        Whether at most one job of this name runs at a time.
+    **options : `~typing.Any`
+        As for `parsl.providers.SlurmProvider`.
+    """
+
+    def __init__(
+        self, name: str, tag: str, record: Path, seconds: int, singleton: bool = False, **options: Any
+    ) -> None:
+        self._constructed = False
+        memory = options.pop("mem_per_node", None)
+        lines = options.pop("scheduler_options", "")
+        super().__init__(walltime=clock_time(seconds), **options)
+        self._constructed = True
+        # The annotation there asks for a whole number.
+        self.mem_per_node = memory
+        # Behind those of the settings, so that they count.
+        self.scheduler_options += lines
+        self.name = name
+        self.tag = tag
+        self.record: Path | None = record
+        self.singleton = singleton
+        self.seconds = seconds
+        self.refusal: SchedulerError | None = None
+        self.uncertain = False
+        """Whether there may be jobs of which sbatch did not say so."""
+
+    def execute_wait(self, cmd: str, timeout: int | None = None) -> tuple[int, str, str]:
+        """Run a command of the base class; none while it is constructed."""
+        if not self._constructed:
+            return 1, "", "not asked"  # Then it does not count on sacct.
+        raise NotImplementedError(f"not through a shell: {cmd}")
+
+    def script(self, command: str, comment: str, log: str) -> str:
+        """Return the batch script of a block.
+
+        Parameters
+        ----------
+        command : `str`
+            What starts the workers, in bash.
+        comment : `str`
+            Comment of the job.
+        log : `str`
+            Path of its output, without suffix.
+
+        Returns
+        -------
+        script : `str`
+            The script.
+        """
+        directives = [
+            f"--job-name={self.name}",
+            f"--output={_quoted(log)}.stdout",
+            f"--error={_quoted(log)}.stderr",
+            f"--nodes={self.nodes_per_block}",
+            f"--time={self.walltime}",
+            "--ntasks-per-node=1",
+            # A block that starts again would meet a driver that gave it up.
+            "--no-requeue",
+            f"--comment={comment}",
+        ]
+        setup = []
+        if self.mem_per_node is not None:
+            directives.append(f"--mem={math.floor(self.mem_per_node * 1024)}M")
+            setup.append(f"export PARSL_MEMORY_GB={self.mem_per_node:g}")
+        if self.cores_per_node is not None:
+            directives.append(f"--cpus-per-task={self.cores_per_node}")
+            # A step does not take this over from its job, since Slurm 22.05.
+            setup.append(f"export SRUN_CPUS_PER_TASK={self.cores_per_node}")
+            setup.append(f"export PARSL_CORES={self.cores_per_node}")
+        if self.singleton:
+            directives.append("--dependency=singleton")
+        head = "\n".join(f"#SBATCH {directive}" for directive in directives)
+        # sbatch(1) reads what begins with #SBATCH, without blanks before it.
+        lines = [line.lstrip() for line in self.scheduler_options.splitlines() if line.strip()]
+        more = "\n".join(f"#SBATCH {line}" if line.startswith("-") else line for line in lines)
+        launched = self.launcher(command, 1, self.nodes_per_block, self.script_dir)
+        parts = ["#!/bin/bash", head, more, "", self.worker_init.strip(), *setup, "", launched.strip()]
+        return "\n".join(parts) + "\n"
+
+    def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:
+        """Submit a block.
+
+        Parameters
+        ----------
+        command : `str`
+            What starts the workers, in bash.
+        tasks_per_node : `int`
+            1.
+        job_name : `str`, optional
+            Parsl's name for the block.
+
+        Returns
+        -------
+        id : `str`
+            Number of the job.
+
+        Raises
+        ------
+        SchedulerError
+            Raised if Slurm refuses, or does not answer.
+        """
+        name = re.sub(r"[^\w.-]", "_", f"{job_name}-{secrets.token_hex(3)}")
+        comment = f"{self.tag}:{name}"
+        log = os.path.abspath(os.path.join(str(self.script_dir), name))
+        with open(log + ".sh", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
+            stream.write(self.script(command, comment, log))
+        if self.record is not None:
+            record_pilots(self.record, "slurm", tag=self.tag, clusters=self.clusters)
+            self.record = None  # Once is enough.
+        try:
+            number = submit_script(log + ".sh", self.cmd_timeout)
+        except SchedulerError as exc:
+            found = self._find(comment) if exc.unknown else None
+            if found is None:
+                self.refusal = exc
+                self.uncertain = self.uncertain or exc.unknown
+                raise
+            number = found
+        self.refusal = None
+        self.resources[number] = {
+            "job_id": number,
+            "status": JobStatus(JobState.PENDING),
+            "job_stdout_path": log + ".stdout",
+            "job_stderr_path": log + ".stderr",
+        }
+        return number
+
+    def _find(self, comment: str) -> str | None:
+        """Look for a job of which sbatch did not say whether it was taken."""
+        try:
+            jobs = list_jobs(self.cmd_timeout, self.clusters)
+        except SchedulerError:
+            return None
+        return next((job.id for job in jobs if job.comment == comment), None)
+
+    def _status(self) -> None:
+        # Blocks are submitted beside this thread: what squeue says now is not about later ones.
+        asked = [(number, job) for number, job in list(self.resources.items()) if not job["status"].terminal]
+        if not asked:
+            return
+        try:
+            listed = {job.id: job for job in list_jobs(self.cmd_timeout, self.clusters)}
+        except SchedulerError:
+            return  # What was known stays.
+        for number, job in asked:
+            if not job["status"].terminal:
+                found = listed.get(str(number))
+                if found is None and not is_forgotten(str(number), self.cmd_timeout, self.clusters):
+                    continue  # What was known stays.
+                state, reason = self._state(found)
+                job["status"] = JobStatus(
+                    state,
+                    message=reason,
+                    stdout_path=job["job_stdout_path"],
+                    stderr_path=job["job_stderr_path"],
+                )
+
+    @staticmethod
+    def _state(job: SlurmJob | None) -> tuple[JobState, str | None]:
+        if job is None:
+            # Slurm forgets a job some time after its end.
+            return JobState.COMPLETED, None
+        return _STATES.get(job.state, JobState.UNKNOWN), job.reason
+
+    def cancel(self, job_ids: Sequence[object]) -> list[bool]:
+        """Cancel blocks.
+
+        Parameters
+        ----------
+        job_ids : `~collections.abc.Sequence` [`str`]
+            Numbers of their jobs.
+
+        Returns
+        -------
+        cancelled : `list` [`bool`]
+            Whether Slurm took it, for each.
+        """
+        alive = [str(number) for number in job_ids if not self.resources[number]["status"].terminal]
+        try:
+            if alive:
+                cancel_jobs(alive, self.cmd_timeout, self.clusters)
+        except SchedulerError:
+            return [number not in alive for number in job_ids]
+        for number in alive:
+            self.resources[number]["status"] = JobStatus(JobState.CANCELLED)
+        return [True] * len(job_ids)
+
+    def sweep(self) -> int:
+        """Cancel all jobs of this run, known to this object or not.
+
+        Returns
+        -------
+        number : `int`
+            How many were still in the queue.
+
+        Raises
+        ------
+        SchedulerError
+            Raised if Slurm does not answer.
+        """
+        left = jobs_with_tag(self.tag, self.cmd_timeout, self.clusters)
+        cancel_jobs(left, self.cmd_timeout, self.clusters)
+        return len(left)
+
+    def still_there(self, job_ids: Sequence[object]) -> bool:
+        """Tell whether Slurm has a job of some, also one that is about to end.
+
+        Parameters
+        ----------
+        job_ids : `~collections.abc.Sequence` [`str`]
+            Numbers of the jobs.
+
+        Returns
+        -------
+        there : `bool`
+            `False` where none of them can do anything any more.
+
+        Raises
+        ------
+        SchedulerError
+            Raised if Slurm does not answer.
+        """
+        if not job_ids:
+            return False
+        queued = jobs_with_tag(self.tag, self.cmd_timeout, self.clusters)
+        return not set(map(str, job_ids)).isdisjoint(queued)
+
+    @property
+    def status_polling_interval(self) -> int:
+        """Seconds between two looks at the queue."""
+        return STATUS_SECONDS
+
+
+def _quoted(path: str) -> str:
+    """Write a path so that sbatch reads it as it is (sbatch(1), "filename pattern")."""
+    path = path.replace("%", "%%")
+    return (
+        '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"' if re.search(r"[\s\"\\']", path) else path
+    )

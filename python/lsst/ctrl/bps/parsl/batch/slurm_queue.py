@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Slurm's commands, and what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..errors import SchedulerError
+
+__all__ = [
+    "SlurmJob",
+    "cancel_jobs",
+    "is_final",
+    "is_forgotten",
+    "jobs_with_tag",
+    "list_jobs",
+    "submit_script",
+]
+
+_FORMAT = "%A|%t|%r|%k"
+_MOST_IDS = 200
+
+_FINAL = frozenset("BF CA CD DL F NF OOM PR RV TO".split())
+"""Slurm's codes of the states that are the last of a job; any other, also one
+that a later Slurm adds, is taken for a job that may still run."""
+
+_REFUSALS = (
+    "invalid partition",
+    "invalid account",
+    "invalid qos",
+    "invalid feature",
+    "invalid reservation",
+    "reservation is invalid",
+    "invalid license",
+    "invalid node name",
+    "invalid wckey",
+    "invalid trackable resource",
+    "invalid directive",
+    "is not a valid node count",
+    "invalid numeric value",
+    "invalid gres",
+    "invalid generic resource",
+    "invalid job constraint",
+    "invalid time limit",
+    "invalid cluster",
+    "invalid --",
+    "unrecognized option",
+    "requested node configuration is not available",
+    "requested time limit is invalid",
+    "memory specification can not be satisfied",
+    "more processors requested than permitted",
+    "node count specification invalid",
+    "user's group not permitted",
+    "access/permission denied",
+    "not permitted to use",
+    "could not establish a configuration source",
+)
+"""What sbatch says when it will not take a job later either; anything else is
+tried again."""
+
+
+class SlurmJob(NamedTuple):
+    """A job in the queue."""
+
+    id: str
+    """Its number."""
+
+    state: str
+    """Slurm's code of its state."""
+
+    reason: str
+    """Why it is in this state."""
+
+    comment: str
+    """What its owner wrote into ``--comment``."""
+
+
+def is_final(state: str) -> bool:
+    """Tell whether a state is a job's last.
+
+    Parameters
+    ----------
+    state : `str`
+        Slurm's code of the state.
+
+    Returns
+    -------
+    final : `bool`
+        Whether it is.
+    """
+    return state in _FINAL
+
+
+def list_jobs(timeout: float, clusters: str | None = None) -> list[SlurmJob]:
+    """Return the user's jobs, those that ended of late among them.
+
+    Parameters
+    ----------
+    timeout : `float`
+        Seconds that squeue may take.
+    clusters : `str`, optional
+        Names of clusters, as for Slurm's ``--clusters``.
+
+    Returns
+    -------
+    jobs : `list` [`SlurmJob`]
+        The jobs.
+
+    Raises
+    ------
+    SchedulerError
+        Raised if squeue does not answer, or with an error.
+    """
+    command = ["squeue", "--noheader", f"--user={os.getuid()}", "--states=all", f"--format={_FORMAT}"]
+    jobs = []
+    for line in _run([*command, *_on(clusters)], timeout).splitlines():
+        parts = line.strip().split("|", 3)
+        if len(parts) == 4:
+            jobs.append(SlurmJob(*parts))
+    return jobs
+
+
+def jobs_with_tag(tag: str, timeout: float, clusters: str | None = None) -> list[str]:
+    """Return the jobs of a run that are in the queue.
+
+    Parameters
+    ----------
+    tag : `str`
+        Beginning of their comments, up to a colon.
+    timeout, clusters : optional
+        As for `list_jobs`.
+
+    Returns
+    -------
+    ids : `list` [`str`]
+        Their numbers.
+
+    Raises
+    ------
+    SchedulerError
+        Raised if squeue does not answer, or with an error.
+    """
+    jobs = list_jobs(timeout, clusters)
+    return [job.id for job in jobs if job.comment.startswith(f"{tag}:") and not is_final(job.state)]
+
+
+def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None) -> None:
+    """Cancel jobs.
+
+    Parameters
+    ----------
+    ids : `~collections.abc.Sequence` [`str`]
+        Numbers of the jobs; one that has ended is no error.
+    timeout : `float`
+        Seconds that each scancel may take.
+    clusters : `str`, optional
+        As for `list_jobs`.
+
+    Raises
+    ------
+    SchedulerError
+        Raised if scancel does not answer, or with an error.
+    """
+    for start in range(0, len(ids), _MOST_IDS):
+        _run(["scancel", "--quiet", *_on(clusters), *ids[start : start + _MOST_IDS]], timeout)
+
+
+def submit_script(path: str, timeout: float, options: Sequence[str] = ()) -> str:
+    """Submit a batch script.
+
+    Parameters
+    ----------
+    path : `str`
+        The script.
+    timeout : `float`
+        Seconds that sbatch may take.
+    options : `~collections.abc.Sequence` [`str`], optional
+        Options of sbatch.
+
+    Returns
+    -------
+    id : `str`
+        Number of the job.
+
+    Raises
+    ------
+    SchedulerError
+        Raised if sbatch does not answer, or refuses.
+    """
+    output = _run(["sbatch", "--parsable", *options, path], timeout)
+    match = re.search(r"^(\d+)(?:;.*)?$", output, re.MULTILINE)
+    if match is None:
+        said = f"sbatch did not say the number of the job, but: {output.strip()!r}"
+        raise SchedulerError(said, unknown=True)
+    return match.group(1)
+
+
+def is_forgotten(number: str, timeout: float, clusters: str | None = None) -> bool:
+    """Ask whether Slurm knows a job no more, as some time after its end.
+
+    Parameters
+    ----------
+    number : `str`
+        Its number.
+    timeout : `float`
+        Seconds to wait for Slurm.
+    clusters : `str`, optional
+        Clusters to ask, in place of the default one.
+
+    Returns
+    -------
+    forgotten : `bool`
+        `False` also where Slurm does not say so: a list that lacks the job is
+        no proof.
+    """
+    try:
+        _run(
+            ["squeue", "--noheader", "--states=all", "--format=%i", f"--jobs={number}", *_on(clusters)],
+            timeout,
+        )
+    except SchedulerError as exc:
+        return "invalid job id" in exc.message.lower()
+    return False
+
+
+def _on(clusters: str | None) -> list[str]:
+    return [f"--clusters={clusters}"] if clusters else []
+
+
+def _run(command: list[str], timeout: float) -> str:
+    name = command[0]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the driver alone.
+        )
+    except FileNotFoundError:
+        raise SchedulerError(
+            f"There is no {name} here. Submit the run on a machine from which Slurm jobs can be submitted, "
+            "with Slurm's commands on the PATH.",
+            final=True,
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(f"{name} did not answer within {timeout:.0f} seconds", unknown=True) from None
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        said = said.removeprefix(f"{name}: error: ")
+        raise SchedulerError(f"{name}: {said}", final=any(words in said.lower() for words in _REFUSALS))
+    return done.stdout

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From BPS's command templates to what the node runs.
+
+What the user wrote as a command is a command line: it may use a shell's
+grammar. What is put into it (data ids, paths, options) is data: it reaches
+the job as it is and nothing in it is executed. A command line that needs no
+shell is run without one.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import NamedTuple
+
+from ..node.records import ATTEMPT_VARIABLE
+
+__all__ = [
+    "Command",
+    "bash_text",
+    "build_command",
+    "fill_in_attempt",
+    "placeholders",
+    "shell_line",
+    "split_words",
+]
+
+LONGEST_WORD = 128 * 1024 - 1
+"""Bytes of one argument that Linux takes (``MAX_ARG_STRLEN``)."""
+
+_PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{{(\w+)}}|{([^{}\s]+)}")
+_ENV = re.compile(r"(<ENV:[^>]*>)")
+_ENV_OF_ANY = re.compile(r"<ENV:((?:[^<>]|<ENV:)*)>")
+_EXPANSION = re.compile(r":[-=+?]|[#%\[]")
+_WMS = re.compile(r"<WMS:([^>]*)>")
+_ENV_OF_BPS = re.compile(r"(\\?)<ENV:([^>]*)>")
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_DOLLAR = re.compile(r"\$(?:([A-Za-z_]\w*)|{([A-Za-z_]\w*)})")
+_SHELL_WORDS = frozenset(
+    ". ! { [[ alias bind case cd command declare eval exec exit export for function hash if let local "
+    "popd pushd read readonly set shopt source time trap type typeset ulimit umask unset until while".split()
+)
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+_BLANKS = " \t\n"
+_PLAIN = re.compile(r"(?:[\w \t./:=,+@%^-]|<ENV:[^>]*>)*")
+_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./ -]*")
+_OPERATORS = frozenset("|&;<>()*?[\n")
+
+
+class _Grammar(IntEnum):
+    """How much of a shell's grammar a text uses."""
+
+    NONE = 0
+    SIMPLE = 1
+    """Operators and patterns: a quoted value is safe anywhere."""
+
+    NESTED = 2
+    """Substitutions, here documents, comments: quotes have other meanings
+    there, and so have values."""
+
+
+class Command(NamedTuple):
+    """A command line, and its words where no shell is needed."""
+
+    line: str
+    """Text that bash runs; BPS's ``<ENV:name>`` is still in it."""
+
+    words: list[str] | None
+    """The words to execute, or `None` where only bash can tell."""
+
+
+def build_command(template: str, values: Mapping[str, object], files: Mapping[str, str]) -> Command:
+    """Put values and file names into a command template.
+
+    Parameters
+    ----------
+    template : `str`
+        Executable and arguments with ``{name}`` and ``<FILE:name>``.
+    values : `~collections.abc.Mapping` [`str`, `object`]
+        BPS's ``cmdvals``. A name in braces that is not among them is left as
+        it is, and ``{{name}}`` stands for ``{name}``.
+    files : `~collections.abc.Mapping` [`str`, `str`]
+        Paths by logical file name.
+
+    Returns
+    -------
+    command : `Command`
+        The command.
+
+    Raises
+    ------
+    KeyError
+        Raised if the template names a file that is not among ``files``.
+    ValueError
+        Raised if a quotation in the template has no end, or if a value cannot
+        be put where the template wants it.
+    """
+    parts = _parts(_ENV_OF_BPS.sub(_variable, fill_in_attempt(template)), values)
+    grammar = _grammar_of(parts)
+    pieces: list[str] = []
+    quote = ""
+    for text, match in parts:
+        quote, _ = _scan(text, quote)
+        pieces.append(text)
+        if match is not None:
+            file_name, name = match.group(1), match.group(3)
+            if file_name is not None:
+                pieces.append(_filled(file_name, files[file_name], quote, grammar, one_word=True))
+            else:
+                pieces.append(_filled(name, str(values[name]), quote, grammar, one_word=False))
+    line = "".join(pieces)
+    if grammar:
+        return Command(line, None)
+    words = split_words(line)
+    if not words or words[0] in _SHELL_WORDS or _ASSIGNMENT.match(words[0]):
+        return Command(line, None)
+    return Command(line, words)
+
+
+def fill_in_attempt(text: str) -> str:
+    """Put in what BPS leaves to the plugin.
+
+    Parameters
+    ----------
+    text : `str`
+        Text with BPS's ``<WMS:name>``.
+
+    Returns
+    -------
+    filled : `str`
+        The text with BPS's ``<ENV:name>`` in place of ``<WMS:attemptNum>``,
+        the only one that there is.
+
+    Raises
+    ------
+    ValueError
+        Raised if there is another.
+    """
+
+    def variable(match: re.Match[str]) -> str:
+        if match.group(1) != "attemptNum":
+            raise ValueError(f"{match.group()} is not known; there is <WMS:attemptNum>")
+        return f"<ENV:{ATTEMPT_VARIABLE}>"
+
+    return _WMS.sub(variable, text) if "<WMS:" in text else text
+
+
+def bash_text(text: str) -> str:
+    """Write bash code of the user's as it was before BPS read it.
+
+    Parameters
+    ----------
+    text : `str`
+        Bash code with BPS's ``<ENV:name>`` and ``<WMS:attemptNum>``.
+
+    Returns
+    -------
+    code : `str`
+        The code. BPS writes ``$NAME/x`` and ``${NAME/x}`` alike; it is taken
+        for the first, and with the operators ``:-``, ``:=``, ``:+``, ``:?``,
+        ``#``, ``%`` and ``[`` for the second.
+
+    Raises
+    ------
+    ValueError
+        Raised if there is a variable in the braces of another, which BPS
+        takes apart, or a ``<WMS:name>`` that is not known.
+    """
+
+    def variable(match: re.Match[str]) -> str:
+        content = match.group(1)
+        if "<ENV:" in content:
+            raise ValueError("BPS cannot read a variable in the braces of another; write it into a script")
+        name = _NAME.match(content)
+        if name is None or name.end() == len(content) or _EXPANSION.match(content, name.end()):
+            return f"${{{content}}}" if name or content[:1] in "#!" else f"${content}"
+        return f"${{{name.group()}}}{content[name.end() :]}"
+
+    return _ENV_OF_ANY.sub(variable, fill_in_attempt(text))
+
+
+def placeholders(template: str) -> list[str]:
+    """Return the names in braces in a command template.
+
+    Parameters
+    ----------
+    template : `str`
+        As for `build_command`.
+
+    Returns
+    -------
+    names : `list` [`str`]
+        The names.
+    """
+    return [name for _, _, name in _PLACEHOLDER.findall(template) if name]
+
+
+def split_words(line: str) -> list[str]:
+    """Split a line into words as a shell does.
+
+    Parameters
+    ----------
+    line : `str`
+        The line.
+
+    Returns
+    -------
+    words : `list` [`str`]
+        Its words, without their quotations.
+
+    Raises
+    ------
+    ValueError
+        Raised if a quotation has no end.
+    """
+    if line.isascii() and line.isprintable() and not any(character in line for character in "'\"\\"):
+        return line.split()  # The same, and a hundred times faster.
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace = _BLANKS
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    return list(lexer)
+
+
+def _variable(match: re.Match[str]) -> str:
+    """Write an environment variable of BPS's so that only its name is in it.
+
+    BPS takes a "$" and all up to the next blank for a variable, also where it
+    begins something else of the shell's, or is escaped.
+    """
+    escape, content = match.groups()
+    name = _NAME.match(content)
+    if escape or name is None:
+        return f"{escape}${content}"
+    rest = _DOLLAR.sub(r"<ENV:\1\2>", content[name.end() :])
+    return f"<ENV:{name.group()}>{rest}"
+
+
+def _parts(template: str, values: Mapping[str, object]) -> list[tuple[str, re.Match[str] | None]]:
+    """Part a template at what is to be filled in: each text, and what is to
+    come after it.
+    """
+    parts: list[tuple[str, re.Match[str] | None]] = []
+    text = ""
+    position = 0
+    for match in _PLACEHOLDER.finditer(template):
+        text += template[position : match.start()]
+        position = match.end()
+        if match.group(2) is not None:
+            text += f"{{{match.group(2)}}}"
+        elif match.group(3) is not None and match.group(3) not in values:
+            text += match.group()
+        else:
+            parts.append((text, match))
+            text = ""
+    parts.append((text + template[position:], None))
+    return parts
+
+
+def _grammar_of(parts: list[tuple[str, re.Match[str] | None]]) -> _Grammar:
+    """Tell what grammar a template uses around its values."""
+    grammar = _Grammar.NONE
+    quote = ""
+    for text, match in parts:
+        quote, found = _scan(text, quote)
+        grammar = max(grammar, found)
+        backslashes = len(text) - len(text.rstrip("\\"))
+        if match is not None and quote != "'" and backslashes % 2:
+            grammar = _Grammar.NESTED
+    if quote:
+        raise ValueError(f"a quotation ({quote}) has no end")
+    return grammar
+
+
+def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
+    """Follow quotations through a part of a template.
+
+    Returns the quotation that is open at the end, and the grammar that the
+    part uses.
+    """
+    if not quote and _PLAIN.fullmatch(text):
+        return "", _Grammar.NONE
+    grammar = _Grammar.NONE
+    before = " "
+    braces = 0
+    # What a variable stands for is data, whatever is in it.
+    characters = iter(_ENV.sub("x", text))
+    for character in characters:
+        if quote == "'":
+            quote = "" if character == "'" else quote
+        elif character == "\\":
+            escaped = next(characters, "")
+            if escaped == "\n" or (quote and escaped in "$`"):
+                grammar = max(grammar, _Grammar.SIMPLE)  # Only a shell drops this backslash.
+        elif character in "$`":
+            grammar = _Grammar.NESTED
+        elif quote:
+            quote = "" if character == '"' else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "{}":
+            braces = braces + 1 if character == "{" else max(0, braces - 1)
+        elif braces > 0 and (character == "," or character == before == "."):
+            grammar = max(grammar, _Grammar.SIMPLE)  # Bash makes several words of it.
+        elif (character == "#" and before in " \t\n;&|()<>") or (character == before == "<"):
+            grammar = _Grammar.NESTED
+        elif character in _OPERATORS or (character == "~" and before in " \t\n=:"):
+            grammar = max(grammar, _Grammar.SIMPLE)
+        if character in _BLANKS:
+            braces = 0
+        before = character
+    return quote, grammar
+
+
+def _filled(name: str, value: str, quote: str, grammar: _Grammar, *, one_word: bool) -> str:
+    """Write a value so that a shell reads it as data."""
+    value = _ENV_OF_BPS.sub(_variable, fill_in_attempt(value))
+    if grammar == _Grammar.NESTED:
+        if not _SAFE.fullmatch(_ENV.sub("", value)):
+            raise ValueError(
+                f"the value of {name} ({value!r}) cannot be put into a command with substitutions, comments "
+                "or here documents; write that command into a script, and give it the value as an argument"
+            )
+        return value
+    if quote:
+        # Close the quotation, put the value, open it again.
+        return f"{quote}{shlex.quote(value)}{quote}"
+    if one_word:
+        return shlex.quote(value)
+    if not value.strip(_BLANKS):
+        return ""
+    try:
+        # Options such as "-c task:key='a b'": several words, by the quotes
+        # that are in them.
+        words = split_words(value)
+    except ValueError:
+        words = [value]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def shell_line(line: str) -> str:
+    """Write BPS's ``<ENV:name>`` as bash reads it.
+
+    Parameters
+    ----------
+    line : `str`
+        Line of a `Command`.
+
+    Returns
+    -------
+    line : `str`
+        The same with ``"${name}"``, which bash replaces by the value and does
+        not read again.
+    """
+    pieces = []
+    quote = ""
+    for piece in _ENV.split(line):
+        if not _ENV.fullmatch(piece):
+            quote, _ = _scan(piece, quote)
+            pieces.append(piece)
+            continue
+        content = piece[5:-1]
+        name = _NAME.match(content)
+        rest = content[name.end() :] if name else "$" + content
+        variable = f"${{{name.group()}}}" if name else ""
+        if quote == '"':
+            pieces.append(variable + re.sub(r'(["$`\\])', r"\\\1", rest))
+        else:
+            inert = shlex.quote(rest) if rest else ""
+            pieces.append(f'{quote}"{variable}"{inert}{quote}')
+    return "".join(pieces)

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is said of a run: computed from its plan and journals."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lsst.ctrl.bps import WmsJobReport, WmsRunReport, WmsSpecificInfo, WmsStates
+
+from ..errors import DamagedFileError, RunNotFoundError, StorageError
+from ..paths import SubmitPaths
+from ..plan.plan import JobKind, Plan
+from ..run.job_state import JobState
+from ..run.liveness import Holder, living_holder
+from ..run.registry import find_submit_path
+from ..run.replay import replay
+from ..run.state import RunState
+from .usage import LabelUsage, measure, usage_lines
+
+__all__ = ["RunView", "run_report"]
+
+_LAST_LINES = 5
+_LAST_BYTES = 1 << 16
+_LONGEST_LINE = 2000
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): ")
+
+
+@dataclass
+class RunView:
+    """A run as it can be seen from outside.
+
+    Parameters
+    ----------
+    paths : `SubmitPaths`
+        Where the run is.
+    """
+
+    paths: SubmitPaths
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan."""
+        return Plan(self.paths.plan)
+
+    @cached_property
+    def holder(self) -> Holder | None:
+        """The driver, where it is alive."""
+        return living_holder(self.paths.lock)
+
+    @cached_property
+    def state(self) -> RunState:
+        """The state; a dead driver has no job that runs."""
+        # First who drives it: what happens in between is then no surprise.
+        alive = self.holder is not None
+        state = replay(self.plan, self.paths)
+        if not alive:
+            state.release()
+        return state
+
+    @cached_property
+    def usage(self) -> list[LabelUsage]:
+        """What the jobs of each label used."""
+        return measure(self.plan, self.paths, self.state)
+
+    @property
+    def shortest_id(self) -> str:
+        """The run's id, or its submit path where the id is not its alone."""
+        try:
+            known = find_submit_path(self.plan.run)
+        except RunNotFoundError:
+            known = None
+        return self.plan.run if known == self.paths.submit_path else str(self.paths.submit_path)
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to resume it."""
+        return f"bps restart --id {shlex.quote(self.shortest_id)}"
+
+    @property
+    def wms_state(self) -> WmsStates:
+        """State of the run."""
+        state = self.state
+        if self.holder is not None:
+            return WmsStates.RUNNING
+        if state.finished is not None:
+            return WmsStates[state.finished]
+        return WmsStates.FAILED if state.sessions else WmsStates.READY
+
+    @property
+    def advice(self) -> str:
+        """What to do next, in a sentence; nothing where all is well."""
+        run, state = self.plan.run, self.state
+        if self.holder is not None:
+            return ""
+        resume = self.resume_command
+        if state.finished is None and not state.sessions:
+            return f"Run {run} is prepared and was never started. Start it with: {resume}"
+        if state.finished is None:
+            end = "its driver was stopped" if state.stopped else "its driver died"
+            return f"Run {run} is not finished: {end}. Resume it with: {resume}"
+        if state.finished != JobState.SUCCEEDED.name:
+            return f"Run the jobs of {run} that did not succeed again with: {resume}"
+        return ""
+
+
+def failure_lines(view: RunView, most: int = 10) -> list[str]:
+    """Describe the jobs that failed for good.
+
+    Parameters
+    ----------
+    view : `RunView`
+        The run.
+    most : `int`, optional
+        Number of jobs to describe.
+
+    Returns
+    -------
+    lines : `list` [`str`]
+        Name, exit code, log and its last lines of each.
+    """
+    state = view.state
+    lines = []
+    for job in sorted(state.exit_codes)[:most]:
+        planned = view.plan.job(job)
+        tags = planned.fields.get("tags", {})
+        stem = view.paths.log_stem(
+            view.plan.header["log_template"], planned.name, planned.template.label, tags
+        )
+        why, code = state.reasons[job], f"exit code {state.exit_codes[job]}"
+        lines.append(f"{planned.name}: {why if code in why else f'{why} ({code})'}")
+        lines.append(f"  {stem}.stderr")
+        lines.extend(f"  | {line}" for line in last_lines(Path(f"{stem}.stderr")))
+    if len(state.exit_codes) > most:
+        lines.append(f"... and {len(state.exit_codes) - most} more jobs")
+    return lines
+
+
+def printable(text: str) -> str:
+    """Return a text of somebody else's as a terminal may show it.
+
+    Parameters
+    ----------
+    text : `str`
+        One line.
+
+    Returns
+    -------
+    shown : `str`
+        The line with its control characters spelled out, which could change
+        what stands elsewhere, and cut where it is very long.
+    """
+    shown = _CONTROL.sub(lambda match: repr(match[0])[1:-1], text.rstrip("\r"))
+    return shown if len(shown) <= _LONGEST_LINE else shown[:_LONGEST_LINE] + " ..."
+
+
+def last_lines(path: Path) -> list[str]:
+    """Read the end of a log.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file.
+
+    Returns
+    -------
+    lines : `list` [`str`]
+        Its last lines, after the last exception before them; empty where
+        there is no log.
+    """
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LAST_BYTES))
+            text = stream.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    shown = (printable(line) for line in text.split("\n"))
+    lines = [line for line in shown if line.strip() and not line.startswith("---- attempt ")]
+    last = lines[-_LAST_LINES:]
+    # What went wrong is often said earlier than what follows from it.
+    causes = [line for line in lines[:-_LAST_LINES] if _EXCEPTION.match(line)]
+    return [*causes[-1:], *last]
+
+
+def run_report(
+    view: RunView, *, jobs: bool = False, exit_codes: bool = False, usage: bool = False
+) -> WmsRunReport:
+    """Report on a run as BPS wants it.
+
+    Parameters
+    ----------
+    view : `RunView`
+        The run.
+    jobs : `bool`, optional
+        Whether each job is reported too.
+    exit_codes : `bool`, optional
+        Whether the exit codes of the jobs that failed are.
+    usage : `bool`, optional
+        Whether it says what the jobs used.
+
+    Returns
+    -------
+    report : `lsst.ctrl.bps.WmsRunReport`
+        The report.
+    """
+    plan, state = view.plan, view.state
+    attributes = plan.header["attributes"]
+    by_label = {label: _by_wms_state(counts) for label, counts in state.label_counts().items()}
+    report = WmsRunReport(
+        wms_id=view.shortest_id,
+        global_wms_id=plan.run,
+        path=str(view.paths.submit_path),
+        label=attributes.get("bps_run", ""),
+        run=attributes.get("bps_run", plan.run),
+        project=attributes.get("bps_project", ""),
+        campaign=attributes.get("bps_campaign", ""),
+        payload=attributes.get("bps_payload", ""),
+        operator=attributes.get("bps_operator", ""),
+        run_summary=_run_summary(by_label),
+        state=view.wms_state,
+        jobs=_job_reports(view) if jobs else None,
+        job_state_counts=_by_wms_state(state.totals()),
+        job_summary=by_label,
+        specific_info=WmsSpecificInfo(),
+    )
+    report.total_number_jobs = sum(sum(counts.values()) for counts in by_label.values())
+    if exit_codes:
+        report.exit_code_summary = _exit_codes(view)
+    if advice := view.advice:
+        report.specific_info.add_message("{advice}", advice=advice)
+    if usage and (text := _usage_text(view)):
+        report.specific_info.add_message("{usage}", usage=text)
+    return report
+
+
+def _usage_text(view: RunView) -> str:
+    try:
+        return "\n".join(usage_lines(view.usage))
+    except (DamagedFileError, StorageError) as exc:
+        # What the jobs came to is known all the same.
+        return f"What the jobs used is not known: {exc.message}"
+
+
+def _run_summary(by_label: dict[str, dict[WmsStates, int]]) -> str | None:
+    if any(character in label for label in by_label for character in ":;"):
+        return None  # BPS takes the text apart at these.
+    return ";".join(f"{label}:{sum(counts.values())}" for label, counts in by_label.items())
+
+
+def _by_wms_state(counts: dict[JobState, int]) -> dict[WmsStates, int]:
+    result = dict.fromkeys(WmsStates, 0)
+    for state, count in counts.items():
+        result[WmsStates[state.name]] = count
+    return result
+
+
+def _exit_codes(view: RunView) -> dict[str, list[int]]:
+    codes: dict[str, list[int]] = {label: [] for label in view.state.label_counts()}
+    for job, code in sorted(view.state.exit_codes.items()):
+        codes[view.plan.template(job).label].append(code)
+    return codes
+
+
+def _job_reports(view: RunView) -> list[WmsJobReport]:
+    return [
+        WmsJobReport(
+            wms_id=f"{view.plan.run}.{job.index}",
+            name=job.name,
+            label=job.template.label,
+            state=WmsStates[view.state.state(job.index).name],
+        )
+        for job in view.plan.jobs()
+        if job.template.kind == JobKind.PAYLOAD
+    ]

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Who drives a run, and whether that driver is alive.
+
+The driver holds a lock on a file in which it says who it is, and touches the
+file as long as it lives. On its own host the lock and the process itself
+tell; from another host, where neither can be seen for sure, the touching
+does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from ..errors import RunHeldError, StorageError
+from ..files import PUBLIC, open_regular, read_file, storage_errors, write_atomic
+from ..node.processes import start_time
+
+__all__ = ["Holder", "RunLock", "ask_to_cancel", "living_holder", "take_cancel_request"]
+
+_LOG = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 10.0
+"""Time between two signs of life."""
+
+PATIENCE_SECONDS = 120.0
+"""Time without a sign after which a driver on another host counts as dead."""
+
+SETTLE_SECONDS = 1.0
+"""Time that several drivers have to write their names where there are no
+locks, before the last one begins."""
+
+WATCH_SECONDS = 3 * HEARTBEAT_SECONDS
+"""Time to watch for one before a run of another host's is taken over."""
+
+MOST_CLOCK_ERROR_SECONDS = 2 * 3600.0
+"""No two clocks are expected to differ by more."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that drives a run."""
+
+    host: str
+    """Name of its host."""
+
+    pid: int
+    """Its process id."""
+
+    started: int
+    """When the process began, in clock ticks since the boot: a clock that is
+    set does not change it."""
+
+    boot: str
+    """Identity of the host's boot; process ids begin anew with each."""
+
+    def __str__(self) -> str:
+        return f"{self.host} (pid {self.pid})"
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        """Describe this process."""
+        pid = os.getpid()
+        return cls(socket.gethostname(), pid, start_time(pid) or 0, _boot_id())
+
+    def runs_here(self) -> bool:
+        """Tell whether it is a living process of this host."""
+        if self.host != socket.gethostname() or self.boot != _boot_id():
+            return False
+        found = start_time(self.pid)
+        return found is not None and found == self.started
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Read who held a lock last.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The lock file.
+
+    Returns
+    -------
+    holder : `Holder` or `None`
+        `None` where nobody ever did, or where the file cannot be read: it
+        only serves to name the holder.
+    """
+    try:
+        content = json.loads(read_file(path))
+        return Holder(**content)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def living_holder(path: Path) -> Holder | None:
+    """Return the driver of a run, where it is alive.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The lock file.
+
+    Returns
+    -------
+    holder : `Holder` or `None`
+        The driver, or `None` where nobody drives the run.
+    """
+    holder = read_holder(path)
+    if holder is None:
+        return None
+    if holder.host == socket.gethostname():
+        return holder if holder.runs_here() else None
+    # Clocks of two hosts may differ; a lock that both see does not.
+    return holder if _was_touched(path) or _is_locked(path) else None
+
+
+def _was_touched(path: Path) -> bool:
+    try:
+        return abs(time.time() - path.stat().st_mtime) < PATIENCE_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with open(open_regular(path), "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # A file system without locks.
+    return False
+
+
+def _gives_signs(path: Path) -> bool:
+    """Watch for a sign of life, where the clocks of two hosts do not tell."""
+    try:
+        first = path.stat().st_mtime_ns
+        if abs(time.time() - first / 1e9) > MOST_CLOCK_ERROR_SECONDS:
+            return False
+        _LOG.info("Watching for %.0f s whether the driver on another host lives.", WATCH_SECONDS)
+        deadline = time.monotonic() + WATCH_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(min(0.5, WATCH_SECONDS))
+            if path.stat().st_mtime_ns != first:
+                return True
+    except FileNotFoundError:
+        pass  # It has just ended.
+    return False
+
+
+class RunLock:
+    """Makes this process the one driver of a run.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The lock file.
+    run : `str`
+        Name of the run, for the message.
+    """
+
+    def __init__(self, path: Path, run: str) -> None:
+        self.path = path
+        self._run = run
+        self._fd = -1
+        self._touched = 0.0
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises
+        ------
+        RunHeldError
+            Raised if another driver has the run.
+        StorageError
+            Raised if the file cannot be written.
+        """
+        with storage_errors(self.path, "take the lock of the run"):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            fd = open_regular(self.path, flags, PUBLIC)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                settle = 0.0
+            except BlockingIOError:
+                raise self._held() from None
+            except OSError:
+                settle = SETTLE_SECONDS  # This file system has no locks; the holder's word counts.
+            if (holder := read_holder(self.path)) and self._lives(holder):
+                raise self._held()
+            with storage_errors(self.path, "write the lock of the run"):
+                content = json.dumps(asdict(Holder.this_process())).encode()
+                os.pwrite(fd, content, 0)
+                os.ftruncate(fd, len(content))
+            if settle:
+                time.sleep(settle)
+                if read_holder(self.path) != Holder.this_process():
+                    raise self._held()  # Who wrote last has it.
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        self.beat()
+
+    def _lives(self, holder: Holder) -> bool:
+        """Tell whether another driver has the run, where this one holds the file's lock."""
+        if holder.host == socket.gethostname():
+            return holder.runs_here() and holder != Holder.this_process()
+        # A lock that hosts share would have told.
+        return _was_touched(self.path) or _gives_signs(self.path)
+
+    def _held(self) -> RunHeldError:
+        holder = read_holder(self.path)
+        who = f"on {holder}" if holder else "by another process"
+        return RunHeldError(
+            f"Run {self._run} is still being driven {who}. "
+            f"Watch it with: bps report --id {self._run}   Stop it with: bps cancel --id {self._run}"
+        )
+
+    def beat(self) -> None:
+        """Give a sign of life, where one is due; and see that the run is still this driver's.
+
+        Raises
+        ------
+        RunHeldError
+            Raised if another driver has taken the run, while this process was
+            stopped for so long that it counted as dead.
+        StorageError
+            Raised if the file has been removed, and all others with it.
+        """
+        now = time.monotonic()
+        if now - self._touched >= HEARTBEAT_SECONDS or not self._touched:
+            self._check_own()
+            self._touched = now
+            with suppress(OSError):
+                # Not the journal: a sign that is missed is no loss.
+                os.utime(self._fd)
+
+    def _check_own(self) -> None:
+        if os.fstat(self._fd).st_nlink == 0:
+            raise StorageError(
+                f"{self.path} has been removed while the run was going on. Put its directory back; "
+                "what is not in its journals will be run again."
+            )
+        if not self._is_own():
+            raise self._held()
+
+    def _is_own(self) -> bool:
+        me = Holder.this_process()
+        with suppress(OSError, ValueError, TypeError):
+            found = Holder(**json.loads(os.pread(self._fd, 1 << 16, 0)))
+            # Whatever this host is called by now.
+            return replace(found, host=me.host) == me
+        return False
+
+    def release(self) -> None:
+        """Give the lock back, if it is this driver's."""
+        if self._fd >= 0:
+            with suppress(OSError):
+                if self._is_own():
+                    os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def ask_to_cancel(path: Path, holder: Holder) -> None:
+    """Ask a driver to cancel its run.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        File of the request.
+    holder : `Holder`
+        The driver; no later one is meant.
+    """
+    with storage_errors(path, "ask the driver to cancel the run"), write_atomic(path) as stream:
+        stream.write(json.dumps(asdict(holder)).encode())
+
+
+def take_cancel_request(path: Path) -> bool:
+    """Tell whether this process was asked to cancel its run.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        File of the request; it is removed.
+
+    Returns
+    -------
+    asked : `bool`
+        `False` also where an earlier driver was meant.
+    """
+    if not path.exists():
+        return False
+    asked = read_holder(path) == Holder.this_process()
+    path.unlink(missing_ok=True)
+    return asked

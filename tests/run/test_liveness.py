@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Who drives a run: host, pid, start of the process and a sign of life, never the pid alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from lsst.ctrl.bps.parsl.errors import RunHeldError, StorageError
+from lsst.ctrl.bps.parsl.run import liveness
+from lsst.ctrl.bps.parsl.run.liveness import PATIENCE_SECONDS, Holder, RunLock, living_holder
+from support.plans import umask, world_writable
+
+HOLD = """
+import sys
+from pathlib import Path
+from lsst.ctrl.bps.parsl.run.liveness import RunLock
+lock = RunLock(Path(sys.argv[1]), "r")
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def write_holder(path: Path, holder: Holder, age: float = 0.0) -> None:
+    path.write_text(json.dumps(asdict(holder)))
+    then = time.time() - age
+    os.utime(path, (then, then))
+
+
+@pytest.fixture
+def elsewhere() -> Holder:
+    """Describe a driver on another host."""
+    return replace(Holder.this_process(), host="another-" + socket.gethostname(), boot="x")
+
+
+def test_lock_names_its_holder_until_it_is_given_back(tmp_path: Path) -> None:
+    """While the lock is held, its file tells by whom; afterwards nobody drives the run."""
+    path = tmp_path / "lock"
+    assert living_holder(path) is None
+    lock = RunLock(path, "r")
+    lock.acquire()
+    assert living_holder(path) == Holder.this_process()
+    lock.release()
+    assert living_holder(path) is None
+    lock.release()
+
+
+def test_second_driver_hears_who_has_the_run(tmp_path: Path) -> None:
+    """A second driver is refused with host and pid of the first, and with what to type."""
+    path = tmp_path / "lock"
+    first = RunLock(path, "u_me_x")
+    first.acquire()
+    with pytest.raises(RunHeldError) as caught:
+        RunLock(path, "u_me_x").acquire()
+    assert f"{socket.gethostname()} (pid {os.getpid()})" in caught.value.message
+    assert "bps cancel --id u_me_x" in caught.value.message
+    first.release()
+    second = RunLock(path, "u_me_x")
+    second.acquire()
+    second.release()
+
+
+def test_killed_driver_gives_the_run_free(tmp_path: Path) -> None:
+    """A driver in another process holds the run as long as it lives, and not after ``kill -9``."""
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "held\n"
+        holder = living_holder(path)
+        assert holder is not None
+        assert holder.pid == driver.pid
+        with pytest.raises(RunHeldError, match=f"pid {driver.pid}"):
+            RunLock(path, "r").acquire()
+        driver.kill()
+        driver.wait()
+        assert living_holder(path) is None
+    lock = RunLock(path, "r")
+    lock.acquire()
+    lock.release()
+
+
+def test_zombie_is_no_driver(tmp_path: Path) -> None:
+    """A driver that has ended and that nobody waited for is dead."""
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:
+        assert driver.stdout is not None
+        driver.stdout.readline()
+        driver.kill()
+        os.waitid(os.P_PID, driver.pid, os.WEXITED | os.WNOWAIT)
+        assert living_holder(path) is None
+
+
+@pytest.mark.parametrize("change", [{"started": 12345.0}, {"boot": "another"}, {"pid": 2**22 - 1}])
+def test_pid_alone_is_no_proof(tmp_path: Path, change: dict[str, object]) -> None:
+    """A pid that another process has now, or had before the host was booted, is not the driver's."""
+    write_holder(tmp_path / "lock", replace(Holder.this_process(), **change))  # type: ignore[arg-type]
+    assert living_holder(tmp_path / "lock") is None
+    lock = RunLock(tmp_path / "lock", "r")
+    lock.acquire()
+    lock.release()
+
+
+def test_sign_of_life_tells_of_another_host(tmp_path: Path, elsewhere: Holder) -> None:
+    """A driver on another host is alive as long as it touches its file."""
+    path = tmp_path / "lock"
+    write_holder(path, elsewhere)
+    assert living_holder(path) == elsewhere
+    with pytest.raises(RunHeldError, match=elsewhere.host):
+        RunLock(path, "r").acquire()
+    assert living_holder(path) == elsewhere
+    write_holder(path, elsewhere, age=PATIENCE_SECONDS + 1)
+    assert living_holder(path) is None
+    lock = RunLock(path, "r")
+    lock.acquire()
+    assert living_holder(path) == Holder.this_process()
+    lock.release()
+
+
+def test_looking_at_a_lock_is_no_sign_of_life(tmp_path: Path, elsewhere: Holder) -> None:
+    """Somebody who is refused, or who reports, does not keep a dead driver alive."""
+    path = tmp_path / "lock"
+    write_holder(path, elsewhere, age=PATIENCE_SECONDS - 10)
+    before = path.stat().st_mtime
+    with pytest.raises(RunHeldError):
+        RunLock(path, "r").acquire()
+    living_holder(path)
+    assert path.stat().st_mtime == before
+
+
+def test_sign_of_life_is_given_where_it_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is touched once in ten seconds: not at each call, and never too seldom."""
+    path = tmp_path / "lock"
+    lock = RunLock(path, "r")
+    lock.acquire()
+    os.utime(path, (1, 1))
+    lock.beat()
+    assert path.stat().st_mtime == 1
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.0)
+    lock.beat()
+    assert path.stat().st_mtime > time.time() - 60
+    lock.release()
+    assert PATIENCE_SECONDS > 3 * 10.0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "5", '{"host": "x"}', "pid", "started"])
+def test_damaged_lock_file_holds_nobody_up(tmp_path: Path, content: str) -> None:
+    """The file serves to name the holder; one that cannot be read names nobody."""
+    path = tmp_path / "lock"
+    if content in ("pid", "started"):
+        content = json.dumps({**asdict(Holder.this_process()), content: "x"})
+    path.write_text(content)
+    assert living_holder(path) is None
+    lock = RunLock(path, "r")
+    lock.acquire()
+    lock.release()
+
+
+def test_lock_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A directory in which no lock can be made is an error that names the file."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="take the lock of the run"):
+        RunLock(tmp_path / "file" / "lock", "r").acquire()
+
+
+def test_lock_is_nobody_elses_to_write(tmp_path: Path) -> None:
+    """Others may read who drives the run, and not say that it is they."""
+    with umask(0):
+        lock = RunLock(tmp_path / "lock", "r")
+        lock.acquire()
+    lock.release()
+    assert world_writable(tmp_path) == []
