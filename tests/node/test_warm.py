@@ -7,6 +7,7 @@ is run both ways.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -287,7 +288,8 @@ def test_files_left_open(sides: Sides, tmp_path: Path, code: str) -> None:
         found.append(
             {path.name: path.read_bytes() if path.is_file() else b"" for path in directory.iterdir()}
         )
-        found[-1]["said"] = said.encode()
+        # A fresh interpreter that ends may be too far gone to read its script's text.
+        found[-1]["said"] = re.sub(r"^    .*\n", "", said, flags=re.MULTILINE).encode()
     assert found[1]["said"] == found[0]["said"] == found[2]["said"]
     assert found[1] == found[0] == found[2]
 

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import types
 import weakref
 from typing import Any, NoReturn
 
@@ -40,13 +41,17 @@ def finish(status: int) -> NoReturn:
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # Waits for threads.
     except BaseException as exc:
-        say_ignored(exc, threading)
+        say_ignored(exc, threading, "Exception ignored on threading shutdown")
     atexit._run_exitfuncs()
     flushed = _flush_output()
+    if callable(sys.unraisablehook):
+        sys.unraisablehook = _say_ignored_alone(sys.unraisablehook)
     _take_apart()
     flushed = _flush_output(again=True) and flushed
     if status == -signal.SIGINT:
-        # So its parent sees what ended it.
+        # So its parent sees what ended it. From 3.13 on, Python flushes C's buffers before.
+        if sys.version_info >= (3, 13):
+            ctypes.PyDLL(None).fflush(None)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     # The C library's own: buffers of C code, and its handlers. No other
@@ -55,7 +60,7 @@ def finish(status: int) -> NoReturn:
     raise AssertionError("the process has ended")
 
 
-def say_ignored(exc: BaseException, where: object) -> None:
+def say_ignored(exc: BaseException, where: object, message: str | None = None) -> None:
     """Say that an exception is ignored, as the interpreter does.
 
     Parameters
@@ -64,6 +69,8 @@ def say_ignored(exc: BaseException, where: object) -> None:
         The exception.
     where : `object`
         Where it happened.
+    message : `str`, optional
+        What Python 3.13 and later say in place of it.
     """
     found: list[Any] = []
     hook, sys.unraisablehook = sys.unraisablehook, found.append
@@ -71,13 +78,33 @@ def say_ignored(exc: BaseException, where: object) -> None:
         _Raising()  # There is no other way to have the class of such arguments.
     finally:
         sys.unraisablehook = hook
+    if message is not None and sys.version_info >= (3, 13):
+        where = None
+    else:
+        message = None
+    try:
+        hook(type(found[0])((type(exc), exc, _without_ours(exc), message, where)))
+    except BaseException:
+        pass  # Nobody is left to hear of it.
+
+
+def _without_ours(exc: BaseException) -> types.TracebackType | None:
+    """Take this module's frames from the traceback of an exception."""
     trace = exc.__traceback__
     while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
         trace = trace.tb_next
-    try:
-        hook(type(found[0])((type(exc), exc.with_traceback(trace), trace, None, where)))
-    except BaseException:
-        pass  # Nobody is left to hear of it.
+    exc.__traceback__ = trace
+    return trace
+
+
+def _say_ignored_alone(hook: Any) -> Any:
+    """Have what is said of exceptions in finalizers not name this module, which began them."""
+
+    def say(args: Any) -> None:
+        trace = args.exc_traceback if args.exc_value is None else _without_ours(args.exc_value)
+        hook(type(args)((args.exc_type, args.exc_value, trace, args.err_msg, args.object)))
+
+    return say
 
 
 class _Raising:
@@ -128,12 +155,16 @@ _BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 """What may hold text back. A file of another class does more than to write it."""
 
 
-def _depth(item: object) -> int:
-    """Return a number for the order: what has buffers comes before what it writes to."""
+def _depth(item: object) -> tuple[int, bool]:
+    """Return a key for the order: what has buffers comes before what it writes to.
+
+    Of two with buffers, one that is written in Python may well have the other, as `gzip.GzipFile` has.
+    """
+    in_c = type(item).__module__ == "_io"
     for number, kind in enumerate((io.TextIOBase, io.BufferedIOBase, io.RawIOBase)):
         if issubclass(type(item), kind):
-            return number + 1
-    return 0
+            return number + 1, in_c
+    return 0, in_c
 
 
 def _ends_somehow(kind: type) -> bool:
@@ -156,5 +187,5 @@ def _flush_output(*, again: bool = False) -> bool:
         except BaseException as exc:
             good = False
             if stream is sys.stdout and not again:
-                say_ignored(exc, stream)
+                say_ignored(exc, stream, "Exception ignored on flushing sys.stdout")
     return good
