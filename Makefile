@@ -2,27 +2,39 @@
 # when pyproject.toml changes.
 #
 #   make demo        reduce a small simulated night with bps
-#   make test        run the whole test suite, but for most of the faults
-#   make faults      bring about each fault on the real engines (as root; under an hour)
+#   make test        ruff, mypy, the tests but for the slow ones, the documentation: five minutes
+#   make test-all    all tests, also those on a cluster where one is up (make cluster): an hour
+#   make faults      bring about each fault on the real engines (as root; half an hour)
+#   make compat      install and run with the releases of BPS and Parsl that people have
 #   make benchmark   compare with the released plugin: empty jobs, real quanta
 #   make benchmark-slurm   the same quanta on Slurm, such as that of make cluster
 #   make benchmark-memory  jobs in a node's memory (as root), memory of the workers
 #   make doc         build the documentation into doc/_build
 #   make cluster     start a Slurm cluster on this machine (root; Debian, Ubuntu)
 #   make cluster-down  end it
+#
+# The environment has the newest Python that is found here, of those that were
+# tried; PYTHON names another one, and VENV another directory.
 
-PYTHON ?= python3
+PYTHON ?= $(shell .ci/newest-python)
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 PEER := $(CURDIR)/.venv-peer
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test lint types unit doc faults other-faults benchmark benchmark-slurm benchmark-memory cluster cluster-down clean
+# What takes longer than this hangs.
+PYTEST := timeout -k 30 3600 pytest -p no:cacheprovider --dist worksteal
+
+.PHONY: demo test test-all lint types unit slow doc faults on-cluster compat compat-short
+.PHONY: benchmark benchmark-slurm benchmark-memory cluster cluster-down clean
 
 demo: $(VENV)/demo.installed
-	examples/ccd_night/demo.sh
+	PYTHON=python3 examples/ccd_night/demo.sh  # That of the environment, whichever made it.
 
 test: lint types unit doc
+	@echo "Left out: slow tests, those on a cluster, and most of the faults. All of them: make test-all"
+
+test-all: lint types unit slow on-cluster doc
 
 lint: $(VENV)/test.installed
 	ruff check .
@@ -32,25 +44,31 @@ types: $(VENV)/test.installed
 	mypy python tests benchmarks examples/ccd_night/python
 
 unit: $(VENV)/test.installed
-# Many processes, and then virtual nodes and their daemons, share two cores with
-# the tests: what fails once is tried once more, and the summary says so.
-	pytest -n 3 --dist worksteal --reruns 1 -rR --ignore tests/cluster --ignore tests/faults tests
-	pytest -n 5 --dist worksteal --reruns 1 -rR tests/cluster
-	$(FAULTS) -m quick
+	$(PYTEST) -n 2 -m 'not slow' --ignore tests/cluster --ignore tests/faults tests
+	$(PYTEST) -n 2 -m 'quick and not on_cluster' tests/faults
 
-# What has broken a promise is not tried again: only what was late or in the way.
-FAULTS := timeout -k 30 3600 pytest -n 5 --dist worksteal --reruns 1 --rerun-except BrokenPromise -rR tests/faults
+slow: $(VENV)/test.installed
+	$(PYTEST) -n 2 -m slow --ignore tests/cluster --ignore tests/faults tests
+
+# MARKS chooses among them, such as MARKS=work_queue.
+MARKS := not nothing
+on-cluster: $(VENV)/test.installed
+	$(PYTEST) -n 5 -m '$(MARKS)' tests/cluster
+	$(PYTEST) -n 5 -m '($(MARKS)) and (not quick or on_cluster)' tests/faults
 
 # The table in the documentation: make faults TABLE=doc/faults.csv
 faults: $(VENV)/test.installed
-	$(FAULTS) $(if $(TABLE),--faults-table $(TABLE))
-
-# What is left of them after make test.
-other-faults: $(VENV)/test.installed
-	$(FAULTS) -m 'not quick'
+	$(PYTEST) -n 5 $(if $(TABLE),--faults-table $(TABLE)) tests/faults
 
 doc: $(VENV)/test.installed
 	sphinx-build -W --keep-going -q -b html doc doc/_build/html
+
+# An environment for each row of its table; ROWS names some of them.
+compat: $(VENV)/test.installed
+	python tests/compat/matrix.py $(ROWS)
+
+compat-short: $(VENV)/test.installed
+	python tests/compat/matrix.py --short
 
 benchmark: $(VENV)/demo.installed $(PEER)/installed
 	python benchmarks/compare.py --peer $(PEER)/bin/python
@@ -71,9 +89,10 @@ cluster-down:
 	tests/cluster/down.sh
 
 $(VENV)/%.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "Python 3.11 or later is needed; name it with: make PYTHON=python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { python='$(PYTHON)'; test -n "$$python" || exit 1; \
+	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or later is needed; name it with: make PYTHON=python3.11"; exit 1; }; \
+	    echo "$$python -m venv $(VENV)"; $$python -m venv $(VENV); }
 	pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 

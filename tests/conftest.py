@@ -8,7 +8,9 @@ examples than the default, which is the same in each run.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -20,9 +22,90 @@ settings.register_profile("search", deadline=None, database=None, derandomize=Fa
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+WORK_QUEUE = {"slurm-work-queue", "local-srun", "local-srun-apart"}
+"""Engines that need Work Queue's Python module, which is not there for each Python."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Name our markers."""
-    config.addinivalue_line("markers", "slow: takes more than ten seconds; begins before the others")
+    """Name our markers, and have what tests start begin with ordinary signals."""
+    config.addinivalue_line("markers", "slow: begins before the others, and is not in make test")
+    config.addinivalue_line("markers", "work_queue: needs Work Queue's Python module")
+    # Whoever starts the tests may have these ignored (nohup, a shell's background), and what ignores a
+    # signal hands that down. What has a handler does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs Work Queue, and leave it out where it is not there, unless CI runs it."""
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call is not None and any(str(value) in WORK_QUEUE for value in call.params.values()):
+            item.add_marker("work_queue")
+    if not _work_queue_is_there() and not os.environ.get("CI"):
+        out = [item for item in items if item.get_closest_marker("work_queue")]
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=out)
+
+
+def _work_queue_is_there() -> bool:
+    return find_spec("ndcctools") is not None or find_spec("work_queue") is not None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out."""
+    if not _work_queue_is_there() and not os.environ.get("CI"):
+        terminalreporter.write_line(
+            "Work Queue's module is not there for this Python: tests with it were left out. Debian has "
+            "it for its own: make VENV=$PWD/.venv-debian PYTHON=/usr/bin/python3 cluster test-all"
+        )
+
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHES = {
+    ".git",
+    ".hypothesis",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    "__pycache__",
+    "_build",
+    "py-api",
+}
+
+
+def _places() -> list[Path]:
+    """Return where nothing may be made: directories of the system, of the user, and of the repository."""
+    ours = [
+        Path(top, name)
+        for folder in ("python", "tests", "doc", "examples", "benchmarks")
+        for top, names, _ in os.walk(ROOT / folder)
+        for name in ["", *names]
+        if not CACHES & {*Path(top).parts, name}
+    ]
+    return [Path("/"), Path.home(), ROOT, *ours]
+
+
+@pytest.fixture(scope="session")
+def places() -> list[Path]:
+    """Directories in which no test makes anything."""
+    return [place for place in _places() if os.access(place, os.R_OK)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_elsewhere(places: list[Path]) -> Iterator[None]:
+    """Fail a test that makes something outside its own directory (or that ran beside one that does)."""
+    before = [set(os.listdir(place)) for place in places]
+    yield
+    made = [
+        str(place / name)
+        for place, names in zip(places, before, strict=True)
+        for name in set(os.listdir(place)) - names - CACHES
+    ]
+    assert made == []
 
 
 @pytest.fixture(autouse=True)

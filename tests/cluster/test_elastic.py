@@ -175,6 +175,7 @@ def test_two_sites(make_bench: Callable[[Engine], Bench], with_repo: Callable[[B
     assert found == expected, "labels, and whether they ran in a batch job"
 
 
+@pytest.mark.work_queue
 def test_work_queue_keeps_to_memory(make_bench: Callable[[Engine], Bench]) -> None:
     """Work Queue runs as many jobs at once as their memory requests allow, however many cores there are."""
     bench = make_bench(BY_NAME["slurm-work-queue"])

@@ -49,10 +49,14 @@ install_packages() {
 }
 
 # Debian's work_queue is built for Debian's own python: link it into the venv
-# if that python can load it, and say so if not. down.sh removes the links.
+# if that is of the same version, and say so if not. down.sh removes the links.
 link_work_queue() {
-    local python=$1 site file
+    local python=$1 site file version='import sys; print(*sys.version_info[:2], sep=".")'
     "$python" -c 'import work_queue' 2>/dev/null && return
+    if [[ $("$python" -c "$version") != "$(/usr/bin/python3 -c "$version")" ]]; then
+        echo "up.sh: Debian's work_queue is for Python $(/usr/bin/python3 -c "$version"), and $python is another"
+        return
+    fi
     "$python" -c 'import sys; sys.exit(sys.prefix == sys.base_prefix)' ||
         fail "PYTHON=$python is not the python of a venv."
     site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')

@@ -22,10 +22,6 @@ from cluster.engines import KILLED, Bench
 from end_to_end.support import Sandbox, report_counts, wait_until
 
 
-class BrokenPromise(AssertionError):
-    """A job was lost, ran twice or out of order, or something was left."""
-
-
 @dataclass
 class Findings:
     """What was found."""

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from end_to_end.support import Sandbox
 
-from .checker import BrokenPromise, Findings, examine
+from .checker import Findings, examine
 
 PROPERTY = "fault"
 WIDTH = 120
@@ -71,7 +71,7 @@ class Matrix:
         row = Row(self.area, fault, engine, tries, len(found.lost), len(found.rerun), len(found.leftovers))
         self._node.user_properties.append((PROPERTY, json.dumps(asdict(row))))
         if not found.is_clean:
-            raise BrokenPromise(f"{fault} on {engine}: {found}")
+            raise AssertionError(f"{fault} on {engine}: {found}")
 
 
 def merge(properties: Iterable[tuple[str, object]]) -> list[Row]:

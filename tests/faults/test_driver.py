@@ -61,12 +61,19 @@ SILENT_SECONDS = 300.0
 
 @pytest.mark.long
 @pytest.mark.on_cluster
-def test_stopped_for_minutes(make_bench: Callable[[Engine], Bench], matrix: Matrix) -> None:
+@pytest.mark.parametrize(
+    "engines",
+    [("threads", "htex", "slurm"), pytest.param(("slurm-work-queue",), marks=pytest.mark.work_queue)],
+    ids="-".join,
+)
+def test_stopped_for_minutes(
+    make_bench: Callable[[Engine], Bench], matrix: Matrix, engines: tuple[str, ...]
+) -> None:
     """Drivers are stopped for five minutes, longer than anything of theirs waits for a sign of life,
     while their jobs end; they go on, and no job is charged or runs again.
     """
     names = [f"s{number}" for number in range(4)]
-    benches = [make_bench(BY_NAME[name]) for name in ("threads", "htex", "slurm", "slurm-work-queue")]
+    benches = [make_bench(BY_NAME[name]) for name in engines]
     drivers = []
     for bench in benches:
         bench.prepare([*(Step(name) for name in names), Step("last", names)])

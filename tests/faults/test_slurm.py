@@ -164,11 +164,17 @@ def test_refused(slurm: Bench, matrix: Matrix, settings: dict[str, Any], said: s
 
 
 @pytest.mark.long
-def test_pilots_of_a_dead_driver(make_bench: Callable[[Engine], Bench], matrix: Matrix) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [("slurm", "torque"), pytest.param(("slurm-work-queue",), marks=pytest.mark.work_queue)],
+    ids="-".join,
+)
+def test_pilots_of_a_dead_driver(
+    make_bench: Callable[[Engine], Bench], matrix: Matrix, names: tuple[str, ...]
+) -> None:
     """Pilots of a driver that was killed end by themselves within two minutes,
     whatever they are, and with them their jobs; a restart finishes the runs.
     """
-    names = ["slurm", "slurm-work-queue", "torque"]
     benches = [make_bench(BY_NAME[name]) for name in names]
     for bench in benches:
         start_held(bench).kill()

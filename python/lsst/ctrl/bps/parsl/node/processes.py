@@ -36,8 +36,10 @@ SCRIPT_FD = 3
 BASH = ("/bin/bash", f"/dev/fd/{SCRIPT_FD}")
 """Bash with that code; its arguments are to follow."""
 
-IGNORED_HERE = (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that a runner ignores, and what it starts does not."""
+IGNORED_HERE = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that a runner ignores, itself or since it was started in a shell's background, and what it starts
+does not.
+"""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
