@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -10,16 +11,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lsst.ctrl.bps import WmsJobReport, WmsRunReport, WmsSpecificInfo, WmsStates
+from lsst.ctrl.bps import WmsRunReport, WmsSpecificInfo, WmsStates
 
 from ..errors import DamagedFileError, RunNotFoundError, StorageError
 from ..paths import SubmitPaths
-from ..plan.plan import JobKind, Plan
+from ..plan.plan import Plan
 from ..run.job_state import JobState
 from ..run.liveness import Holder, living_holder
 from ..run.registry import find_submit_path
 from ..run.replay import replay
 from ..run.state import RunState
+from .jobs import JobReports
 from .usage import LabelUsage, measure, usage_lines
 
 __all__ = ["RunView", "run_report"]
@@ -28,6 +30,8 @@ _LAST_LINES = 5
 _LAST_BYTES = 1 << 16
 _LONGEST_LINE = 2000
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_HAS_SITE = "site" in {field.name for field in dataclasses.fields(WmsRunReport)}
+"""Whether BPS shows a run's site."""
 _EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): ")
 
 
@@ -187,21 +191,18 @@ def last_lines(path: Path) -> list[str]:
     return [*causes[-1:], *last]
 
 
-def run_report(
-    view: RunView, *, jobs: bool = False, exit_codes: bool = False, usage: bool = False
-) -> WmsRunReport:
+def run_report(view: RunView, *, exit_codes: bool = False, usage: bool = False) -> WmsRunReport:
     """Report on a run as BPS wants it.
 
     Parameters
     ----------
     view : `RunView`
         The run.
-    jobs : `bool`, optional
-        Whether each job is reported too.
     exit_codes : `bool`, optional
         Whether the exit codes of the jobs that failed are.
     usage : `bool`, optional
-        Whether it says what the jobs used.
+        Whether it says all that there is to say of one run: what its jobs
+        used, and each job.
 
     Returns
     -------
@@ -223,11 +224,13 @@ def run_report(
         operator=attributes.get("bps_operator", ""),
         run_summary=_run_summary(by_label),
         state=view.wms_state,
-        jobs=_job_reports(view) if jobs else None,
+        jobs=JobReports(plan, state) if usage else None,
         job_state_counts=_by_wms_state(state.totals()),
         job_summary=by_label,
         specific_info=WmsSpecificInfo(),
     )
+    if _HAS_SITE:
+        report.site = attributes.get("bps_runsite")
     report.total_number_jobs = sum(sum(counts.values()) for counts in by_label.values())
     if exit_codes:
         report.exit_code_summary = _exit_codes(view)
@@ -264,16 +267,3 @@ def _exit_codes(view: RunView) -> dict[str, list[int]]:
     for job, code in sorted(view.state.exit_codes.items()):
         codes[view.plan.template(job).label].append(code)
     return codes
-
-
-def _job_reports(view: RunView) -> list[WmsJobReport]:
-    return [
-        WmsJobReport(
-            wms_id=f"{view.plan.run}.{job.index}",
-            name=job.name,
-            label=job.template.label,
-            state=WmsStates[view.state.state(job.index).name],
-        )
-        for job in view.plan.jobs()
-        if job.template.kind == JobKind.PAYLOAD
-    ]
