@@ -21,7 +21,7 @@ from ..errors import SchedulerError
 from ..files import PRIVATE, open_append, read_file, storage_errors
 from .slurm_queue import cancel_jobs, jobs_with_tag
 
-__all__ = ["end_pilots", "record_pilots"]
+__all__ = ["end_pilots", "read_pilots", "record_pilots"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def end_pilots(path: Path) -> int:
     """
     ended = 0
     seen = set()
-    records = list(_records(path))
+    records = list(read_pilots(path))
     numbered = {record.get("name") for record in records if "id" in record}
     for record in records:
         if "tag" in record:
@@ -108,7 +108,24 @@ def end_pilots(path: Path) -> int:
     return ended
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def read_pilots(path: Path) -> Iterator[dict[str, Any]]:
+    """Iterate over what was asked of batch systems.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        What `record_pilots` wrote; nothing where nothing was asked.
+
+    Yields
+    ------
+    record : `dict`
+        What was written at once.
+
+    Raises
+    ------
+    StorageError
+        Raised if it cannot be read.
+    """
     with storage_errors(path, "read what was submitted"):
         try:
             lines = read_file(path).splitlines()

@@ -231,6 +231,11 @@ def _on(clusters: str | None) -> list[str]:
     return [f"--clusters={clusters}"] if clusters else []
 
 
+def _environment() -> dict[str, str]:
+    """Return the shell's variables without those that have squeue leave out jobs (squeue(1))."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+
+
 def _run(command: list[str], timeout: float) -> str:
     name = command[0]
     try:
@@ -241,6 +246,7 @@ def _run(command: list[str], timeout: float) -> str:
             errors="replace",
             timeout=timeout,
             stdin=subprocess.DEVNULL,
+            env=_environment(),
             start_new_session=True,  # Ctrl-C is for the driver alone.
         )
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lsst.ctrl.bps import WmsRunReport, WmsSpecificInfo, WmsStates
 
+from ..batch.queue_text import queue_lines
 from ..errors import DamagedFileError, RunNotFoundError, StorageError
 from ..paths import SubmitPaths
 from ..plan.plan import Plan
@@ -71,6 +72,12 @@ class RunView:
     def usage(self) -> list[LabelUsage]:
         """What the jobs of each label used."""
         return measure(self.plan, self.paths, self.state)
+
+    @cached_property
+    def blocks(self) -> list[str]:
+        """What the blocks do, in sentences; Slurm is asked. A run that has ended has none."""
+        has_ended = self.holder is None and self.state.finished is not None
+        return [] if has_ended else queue_lines(self.paths.pilots)
 
     @property
     def shortest_id(self) -> str:
@@ -201,8 +208,8 @@ def run_report(view: RunView, *, exit_codes: bool = False, usage: bool = False) 
     exit_codes : `bool`, optional
         Whether the exit codes of the jobs that failed are.
     usage : `bool`, optional
-        Whether it says all that there is to say of one run: what its jobs
-        used, and each job.
+        Whether it says all that there is to say of one run: each job, what
+        the blocks do, and what the jobs used.
 
     Returns
     -------
@@ -236,6 +243,8 @@ def run_report(view: RunView, *, exit_codes: bool = False, usage: bool = False) 
         report.exit_code_summary = _exit_codes(view)
     if advice := view.advice:
         report.specific_info.add_message("{advice}", advice=advice)
+    if usage and (blocks := view.blocks):
+        report.specific_info.add_message("{blocks}", blocks="\n".join(blocks))
     if usage and (text := _usage_text(view)):
         report.specific_info.add_message("{usage}", usage=text)
     return report
