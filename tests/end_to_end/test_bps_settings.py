@@ -192,6 +192,7 @@ def probed(
         site={"local": {"cores": 1}},
         useLazyCommands=request.param,
         mood="a fine day",
+        of="filter {physical_filter}",
         logs="{submitPath}/logs of {payloadName}",
         runPreCmdOpts="--long-log --log-level=VERBOSE --log-file {submitPath}/log.{wmsAttemptNum}.json",
         runQuantumCommand=f"{probe} {{qgraphNodeId}} {{runPreCmdOpts}} '{{mood}}' $PROBE_OUTER",
@@ -223,7 +224,7 @@ def probed(
                 "memoryMultiplier": 1,
                 "queue": "no_such_queue_either",
                 "preCmdline": f"{probe} before-combine {{submitPath}}",
-                "postCmdline": f"{probe} after-combine '{{mood}}'",
+                "postCmdline": f"{probe} after-combine '{{mood}}' {{jobLabel}} {{jobName}} '{{of}}'",
             },
         },
         finalJob={"command1": f"{probe} final {{wmsAttemptNum}} {{submitPath}} '{{mood}}'"},
@@ -326,7 +327,11 @@ def test_commands_around_jobs(probed: Probed) -> None:
         (submit_path, "a fine day", f"{submit_path}/logs of tiny")
     }
     assert {tuple(probe["args"]) for probe in probed.of("before-combine")} == {(submit_path,)}
-    assert {tuple(probe["args"]) for probe in probed.of("after-combine")} == {("a fine day",)}
+    combined = {probe["env"]["BPS_PARSL_JOB"]: probe["args"] for probe in probed.of("after-combine")}
+    assert len(combined) == 2
+    for job, args in combined.items():
+        assert args[:3] == ["a fine day", "combine", job]
+    assert sorted(args[3] for args in combined.values()) == sorted(f"filter {name}" for name in FILTERS)
     # One of a quantum that failed once, and that of the final job, are of a second attempt.
     assert sorted(tuple(probe["args"]) for probe in probed.of("after")) == sorted(
         [(submit_path, "a fine day", "1")] * 6 + [(submit_path, "a fine day", "2")] * 2

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from lsst.daf.butler import Config
+
 from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 
 from .node.records import ATTEMPT_VARIABLE, expand
@@ -178,9 +180,9 @@ class ParslJob:
         if self._given_log_stem is not None:
             return self._given_log_stem
         paths = SubmitPaths(self.config["submitPath"])
-        _, template = self.config.search("subDirTemplate", opt={"replaceVars": False, "default": ""})
+        template = log_template(self.config)
         generic = self.generic
-        return str(paths.log_stem(template, self.name, generic.label, generic.tags or {}))
+        return paths.log_stem(template, self.name, generic.label, generic.tags or {})
 
     @property
     def stdout(self) -> str:
@@ -191,6 +193,26 @@ class ParslJob:
     def stderr(self) -> str:
         """Path of the file that gets the job's standard error."""
         return f"{self._log_stem}.stderr"
+
+
+def log_template(config: BpsConfig) -> str | dict[str, str]:
+    """Return the directories of the jobs' log files (BPS's ``subDirTemplate``).
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+
+    Returns
+    -------
+    template : `str` or `dict` [`str`, `str`]
+        One for all, or by label. A label that is not there has none: its
+        files are beside these directories, as with HTCondor.
+    """
+    _, template = config.search("subDirTemplate", opt={"replaceVars": False, "default": ""})
+    if isinstance(template, Mapping):
+        return {str(label): str(value or "") for label, value in Config(template).items()}
+    return str(template or "")
 
 
 def job_command(generic: GenericWorkflowJob, file_paths: Mapping[str, str | None]) -> Command:

@@ -140,14 +140,17 @@ class SubmitPaths:
         """Directory of the jobs' output."""
         return self.submit_path / "logs"
 
-    def log_stem(self, template: str, name: str, label: str, tags: Mapping[str, object]) -> str:
+    def log_stem(
+        self, template: str | Mapping[str, str], name: str, label: str, tags: Mapping[str, object]
+    ) -> str:
         """Return the path of a job's log files, without their suffix.
 
         Parameters
         ----------
-        template : `str`
-            BPS's ``subDirTemplate``; names in braces stand for the label and
-            the tags, and a part of which nothing is left is dropped.
+        template : `str` or `~collections.abc.Mapping` [`str`, `str`]
+            BPS's ``subDirTemplate``, one for all or by label; names in braces
+            stand for the label and the tags, and a part of which nothing is
+            left is dropped.
         name, label : `str`
             Name and label of the job.
         tags : `~collections.abc.Mapping` [`str`, `object`]
@@ -158,6 +161,8 @@ class SubmitPaths:
         stem : `str`
             Path below the logs directory, whatever the values hold.
         """
+        if not isinstance(template, str):
+            template = template.get(label, "")
         values = {**tags, "label": label}
         parts = [self._logs]
         for part in template.split("/"):

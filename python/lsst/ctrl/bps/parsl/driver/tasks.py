@@ -15,6 +15,7 @@ from ..errors import DamagedFileError
 from ..job import ParslJob, generic_job
 from ..paths import SubmitPaths
 from ..plan.command import shell_line
+from ..plan.logs import log_stem
 from ..plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class TaskMaker:
         task : `Task`
             The task.
         """
-        job = self._job(index, memory)
+        job = self._job(index, attempt, memory)
         label = job.generic.label
         template = self._plan.template(index)
         on_host = template.on_submit_host
@@ -117,12 +118,11 @@ class TaskMaker:
             priority=resources.get("priority", 0),
         )
 
-    def _job(self, index: int, memory: int | None) -> ParslJob:
+    def _job(self, index: int, attempt: int, memory: int | None) -> ParslJob:
         """Make the job that sites see."""
         planned = self._plan.job(index)
         generic = generic_job(planned, memory, self._environments)
-        template = self._plan.header["log_template"]
-        stem = self._paths.log_stem(template, generic.name, generic.label, generic.tags)
+        stem = log_stem(self._plan, self._paths, planned, attempt)
         return ParslJob(generic, self._config, planned.files, log_stem=stem)
 
     def _warn_about_cpus(self, label: str, wanted: int, most: float) -> None:

@@ -72,6 +72,9 @@ class JobTemplate:
     blocking: bool = True
     """For a group: whether a failure in it stops what comes after it."""
 
+    log_each_attempt: bool = False
+    """Whether each attempt has log files of its own."""
+
     fields: dict[str, Any] | None = None
     """Values of the fields of BPS's ``GenericWorkflowJob``; those that have
     their default are left out."""

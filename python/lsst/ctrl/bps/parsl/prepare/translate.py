@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import networkx
+from lsst.daf.butler import Config
 
 from lsst.ctrl.bps import (
     BpsConfig,
@@ -25,7 +27,7 @@ from lsst.ctrl.bps import (
 from ..configuration import get_bps_config_value
 from ..environment import write_job_environments
 from ..errors import WorkflowError
-from ..job import DEFAULTS, get_file_paths
+from ..job import DEFAULTS, get_file_paths, log_template
 from ..paths import SubmitPaths
 from ..plan.command import placeholders
 from ..plan.plan import JobKind, write_plan
@@ -113,7 +115,6 @@ def translate(
         raise WorkflowError(_joined(complaints))
     for warning in queue_warnings(nodes, sites):
         _LOG.warning("%s", warning)
-    _, log_template = config.search("subDirTemplate", opt={"replaceVars": False, "default": ""})
     shared = _shared_files(nodes)
     header = {
         "id": secrets.token_hex(8),
@@ -123,7 +124,7 @@ def translate(
         "labels": _labels(workflow),
         "cwd": os.getcwd(),
         "sites": sorted(sites),
-        "log_template": log_template,
+        "log_template": log_template(config),
         "files": shared,
     }
     executables = (getattr(item.node, "executable", None) for item in nodes.values())
@@ -179,7 +180,7 @@ class _Lines:
     staged: Mapping[str, str]
     environments: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     """Numbers and values of the jobs' own environments, by their text."""
-    _values: dict[tuple[str, str], object] = field(default_factory=dict)
+    _values: dict[tuple[str, str, tuple[str, ...]], object] = field(default_factory=dict)
 
     def of(self, nodes: dict[str, Node], order: list[str]) -> Iterator[tuple[Any, ...]]:
         numbers: dict[str, int] = {}
@@ -224,6 +225,8 @@ class _Lines:
         site = self.sites.get(node.compute_site or "") or next(iter(self.sites.values()))
         template["on_submit_host"] = item.is_on_submit_host(site)
         template["bps_own"] = item.is_bps_own
+        if str(self._setting(node, "overwriteJobFiles")).lower() in _NO:
+            template["log_each_attempt"] = True
         return template, own
 
     def _number_of(self, environment: dict[str, Any]) -> int:
@@ -236,26 +239,47 @@ class _Lines:
         ``preCmdline`` and ``postCmdline``, and of the command of
         ``bps submitcmd``.
         """
-        values: dict[str, object] = {}
         texts = (job.arguments, job.pre_cmdline, job.post_cmdline)
-        for name in placeholders(" ".join(filter(None, texts))):
-            if name in (job.cmdvals or ()) or not name.isidentifier():
-                continue
-            if name == "label" or name in (job.tags or ()):
-                values[name] = job.label if name == "label" else job.tags[name]
-                continue
-            key = (job.label, name)
-            if key not in self._values:
-                where = {"curr_pipetask": job.label, "curr_cluster": job.label}
-                if job.compute_site:
-                    where["curr_site"] = job.compute_site
-                options = {"curvals": where, "expandEnvVars": False, "replaceEnvVars": True}
-                found, value = self.config.search(name, opt=options)
-                self._values[key] = value if found else None
-            if self._values[key] is not None:
-                values[name] = self._values[key]
+        wanted = set(placeholders(" ".join(filter(None, texts)))) - set(job.cmdvals or ())
+        if not wanted:
+            return {}
+        # BPS's names for what differs from job to job, as in its commands.
+        own = {"jobName": job.name, "jobLabel": job.label, **(job.tags or {}), "label": job.label}
+        values: dict[str, object] = {}
+        for name in sorted(wanted):
+            if name in own:
+                values[name] = own[name]
+            elif name.isidentifier():
+                value = self._setting(job, name, tuple(own))
+                if isinstance(value, str):
+                    value = _OWN.sub(lambda match: str(own[match.group(1)]), value)
+                if value is not None:
+                    values[name] = value
         return values
 
+    def _setting(self, job: GenericWorkflowJob, name: str, own: tuple[str, ...] = ()) -> object:
+        """Return a setting for the jobs of a label, in which the names of what
+        differs from job to job (``own``) are marked; `None` where there is none.
+        """
+        key = (job.label, name, own)
+        if key not in self._values:
+            where = {"curr_pipetask": job.label, "curr_cluster": job.label}
+            if job.compute_site:
+                where["curr_site"] = job.compute_site
+            where |= {name: f"\0{name}\0" for name in own}
+            options = {"curvals": where, "expandEnvVars": False, "replaceEnvVars": True}
+            section = Config.get(self.config, job.label, None)
+            if isinstance(section, Mapping):
+                options["searchobj"] = section  # Such as that of the final job.
+            found, value = self.config.search(name, opt=options)
+            self._values[key] = value if found else None
+        return self._values[key]
+
+
+_OWN = re.compile(r"\0([^\0]*)\0")
+
+_NO = frozenset(("false", "no", "off", "0"))
+"""Values that are no, also of a text, which BPS's variables make of them."""
 
 _KINDS = {
     GenericWorkflowNodeType.PAYLOAD: JobKind.PAYLOAD,

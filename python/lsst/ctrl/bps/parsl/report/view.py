@@ -16,6 +16,7 @@ from lsst.ctrl.bps import WmsRunReport, WmsSpecificInfo, WmsStates
 from ..batch.queue_text import queue_lines
 from ..errors import DamagedFileError, RunNotFoundError, StorageError
 from ..paths import SubmitPaths
+from ..plan.logs import log_stem
 from ..plan.plan import Plan
 from ..run.job_state import JobState
 from ..run.liveness import Holder, living_holder
@@ -139,10 +140,7 @@ def failure_lines(view: RunView, most: int = 10) -> list[str]:
     lines = []
     for job in sorted(state.exit_codes)[:most]:
         planned = view.plan.job(job)
-        tags = planned.fields.get("tags", {})
-        stem = view.paths.log_stem(
-            view.plan.header["log_template"], planned.name, planned.template.label, tags
-        )
+        stem = log_stem(view.plan, view.paths, planned, state.attempts[job])
         why, code = state.reasons[job], f"exit code {state.exit_codes[job]}"
         lines.append(f"{planned.name}: {why if code in why else f'{why} ({code})'}")
         lines.append(f"  {stem}.stderr")
