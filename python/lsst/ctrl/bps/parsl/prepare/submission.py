@@ -16,6 +16,7 @@ from ..paths import SubmitPaths
 from ..settings.model import near_miss
 from ..settings.section import get_text
 from ..settings.types import one_line
+from .htcondor_keys import htcondor_keys
 
 __all__ = [
     "config_complaints",
@@ -97,7 +98,7 @@ def say_what_is_understood(config: BpsConfig) -> None:
     from ..sites.foreign_keys import foreign_keys
 
     site = SiteConfig.from_config(config)
-    for warning in foreign_keys(site):
+    for warning in (*foreign_keys(site), *filter(None, [htcondor_keys(config)])):
         _LOG.warning("%s", warning)
     for remark in site.remarks():
         _LOG.info("%s", remark)

@@ -21,7 +21,14 @@ from ..errors import ConfigurationError
 from ..job import DEFAULTS as JOB_FIELDS
 from .types import SUBMIT_HOST, FinalJobPlace, Limits, Line, Seconds, Whole
 
-__all__ = ["SiteSettings", "near_miss", "read_settings"]
+__all__ = ["HTCONDOR_KEYS", "SiteSettings", "near_miss", "read_settings"]
+
+HTCONDOR_KEYS = frozenset(
+    """bpsMakeCommand payloadCommand jobCleanup setupEnv customEnvSetup bpsUseHTCEnvironment
+    provisionResources provisioning nodeset profile releaseExpr executeMachinesPattern wmsConfig saveHTCdot
+    overwriteJobFiles""".split()
+)
+"""Names that BPS's plugin for HTCondor looks for, also in a site section."""
 
 
 class SiteSettings(BaseModel):
@@ -109,7 +116,7 @@ def keys_of(model: type[SiteSettings]) -> list[str]:
 def bps_keys() -> frozenset[str]:
     """Return the names that BPS itself looks for in a site section."""
     camel = {re.sub(r"_(\w)", lambda match: match.group(1).upper(), name) for name in JOB_FIELDS}
-    return frozenset(camel | set(BPS_DEFAULTS) | {"memoryLimit", "numCores", "computeSite", "profile"})
+    return HTCONDOR_KEYS | camel | set(BPS_DEFAULTS) | {"memoryLimit", "numCores", "computeSite"}
 
 
 def read_settings(
