@@ -12,6 +12,7 @@ import pytest
 from lsst.ctrl.bps import GenericWorkflow, GenericWorkflowJob
 from lsst.ctrl.bps.parsl.driver.tasks import Task
 from lsst.ctrl.bps.parsl.job import ParslJob
+from lsst.ctrl.bps.parsl.prepare.submission import config_complaints
 
 from .test_translate import Setting, add, make_job
 
@@ -113,3 +114,37 @@ def test_log_files_at_a_site(tmp_path: Path) -> None:
     setting = Setting(tmp_path, overwriteJobFiles=False)
     jobs = [make_job("a", "isr", compute_site="here"), make_job("final", "finalJob")]
     assert tasks_of(setting, *jobs)["a"].spec["stdout"].endswith("/a.attempt1.stdout")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (["a"], "subDirTemplate: ['a']: a text is wanted, or one for each label."),
+        (5, "subDirTemplate: 5: a text is wanted, or one for each label."),
+        ({"isr": "{label}", "coadd": ["a"]}, "subDirTemplate.coadd: ['a']: a text is wanted."),
+        ({"isr": "{label}", "coadd": {"x": "y"}}, "subDirTemplate.coadd: {'x': 'y'}: a text is wanted."),
+    ],
+)
+def test_directories_for_logs_that_are_none(setting: Setting, value: object, said: str) -> None:
+    """What is no text is refused."""
+    setting.config["subDirTemplate"] = value
+    assert config_complaints(setting.config) == [said]
+
+
+@pytest.mark.parametrize("value", ["", None, "{label}", {"isr": "{label}", "coadd": None}])
+def test_directories_for_logs(setting: Setting, value: object) -> None:
+    """A text is a template, also an empty one, and so is one for each label."""
+    setting.config["subDirTemplate"] = value
+    assert config_complaints(setting.config) == []
+
+
+def test_directories_by_label_and_quantum_graphs_of_jobs(setting: Setting) -> None:
+    """BPS itself, which makes directories for these by the same template, knows no mapping: it would end in a
+    traceback.
+    """
+    setting.config["whenSaveJobQgraph"] = "TRANSFORM"
+    assert config_complaints(setting.config) == []
+    setting.config["subDirTemplate"] = {"isr": "{label}"}
+    (said,) = config_complaints(setting.config)
+    assert "subDirTemplate" in said
+    assert "whenSaveJobQgraph: TRANSFORM" in said

@@ -90,13 +90,17 @@ def _sections(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Iterate over the run's own section, and those of labels and of the sites that are used."""
     labels = [tree.get("finalJob")]
     for kind in ("pipetask", "cluster"):
-        labels.extend((tree.get(kind) or {}).values())
+        labels.extend(_mapping(tree.get(kind)).values())
     used = [tree, *(section for section in labels if isinstance(section, Mapping))]
     yield from used
-    sites = tree.get("site") or {}
+    sites = _mapping(tree.get("site"))
     for name in {str(section.get("computeSite")) for section in used}:
         if isinstance(sites.get(name), Mapping):
             yield sites[name]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _used(tree: Mapping[str, Any], found: Mapping[str, list[Any]]) -> set[str]:

@@ -8,6 +8,8 @@ import math
 import os
 from collections.abc import Mapping
 
+from lsst.daf.butler import Config
+
 from lsst.ctrl.bps import BpsConfig
 
 from ..configuration import parsl_log_level
@@ -41,7 +43,7 @@ def config_complaints(config: BpsConfig) -> list[str]:
     is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
     if limit is not None and not (is_number and 0 < limit < math.inf):
         complaints.append(f"memoryLimit: {limit!r}: a number of MB is wanted.")
-    for check in (_check_parsl, _check_name, _submit_path):
+    for check in (_check_parsl, _check_name, _check_log_directories, _submit_path):
         try:
             check(config)
         except ConfigurationError as exc:
@@ -69,6 +71,26 @@ def _check_name(config: BpsConfig) -> None:
             raise ValueError("files have this name; write it without /")
     except ValueError as exc:
         raise ConfigurationError(f"uniqProcName: {name!r}: {exc}.") from None
+
+
+def _check_log_directories(config: BpsConfig) -> None:
+    """Check the directories of the log files, for all labels or one for each."""
+    _, given = config.search("subDirTemplate", opt={"replaceVars": False, "default": ""})
+    by_label = Config(given).toDict() if isinstance(given, Mapping) else {"": given}
+    complaints = []
+    for label, template in by_label.items():
+        if not isinstance(template, str | None):
+            where = f"subDirTemplate.{label}" if label else "subDirTemplate"
+            wanted = "a text is wanted" if label else "a text is wanted, or one for each label"
+            complaints.append(f"{where}: {template!r}: {wanted}.")
+    _, when = config.search("whenSaveJobQgraph", opt={"default": "NEVER"})
+    if isinstance(given, Mapping) and str(when).upper() != "NEVER":
+        complaints.append(
+            "subDirTemplate: BPS takes one text, and none for each label, where it saves a quantum graph "
+            f"for each job (whenSaveJobQgraph: {when})."
+        )
+    if complaints:
+        raise ConfigurationError(complaints)
 
 
 def _submit_path(config: BpsConfig) -> str:
