@@ -19,7 +19,7 @@ from lsst.ctrl.bps.parsl.driver import loop
 from lsst.ctrl.bps.parsl.driver.loop import GRACE_SECONDS, Driver
 from lsst.ctrl.bps.parsl.driver.retry import MOST_LOSSES
 from lsst.ctrl.bps.parsl.errors import RunAbortedError, StorageError
-from lsst.ctrl.bps.parsl.node.records import encode_line
+from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import JobKind, Plan
 from lsst.ctrl.bps.parsl.run.job_state import JobState

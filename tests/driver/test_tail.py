@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lsst.ctrl.bps.parsl.driver.tail import NodeTail, recorded_ends
-from lsst.ctrl.bps.parsl.node.records import encode_line
+from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 
 

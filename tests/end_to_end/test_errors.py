@@ -14,7 +14,7 @@ import yaml
 
 from lsst.ctrl.bps import WmsStates
 from lsst.ctrl.bps.parsl import ParslService
-from lsst.ctrl.bps.parsl.node.records import encode_line
+from lsst.ctrl.bps.parsl.node.journal import encode_line
 
 from .support import TINYCAM, Finished, Sandbox, Step, wait_until
 

@@ -16,7 +16,7 @@ import pytest
 from end_to_end.conftest import shared_box  # noqa: F401  # a fixture
 from end_to_end.support import Finished, Running, Sandbox, Step
 from lsst.ctrl.bps.parsl.errors import ParslBpsError
-from lsst.ctrl.bps.parsl.node.records import encode_line, open_journal
+from lsst.ctrl.bps.parsl.node.journal import encode_line, open_journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import read_journal

@@ -13,7 +13,7 @@ import pytest
 from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, GenericWorkflowJob
 from lsst.ctrl.bps.parsl import ParslWorkflow
 from lsst.ctrl.bps.parsl.errors import RunCancelledError, RunFailedError, RunStateError
-from lsst.ctrl.bps.parsl.node.records import encode_line
+from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.plan.plan import Plan
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import Journal, read_journal

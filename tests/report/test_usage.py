@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsst.ctrl.bps import BpsConfig
-from lsst.ctrl.bps.parsl.node.records import encode_line
+from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.report.distribution import Distribution
 from lsst.ctrl.bps.parsl.report.suggestions import far_off, section_finder, snippet

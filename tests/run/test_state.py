@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsst.ctrl.bps.parsl.errors import DamagedFileError
-from lsst.ctrl.bps.parsl.node.records import encode_line
+from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import JobKind, Plan
 from lsst.ctrl.bps.parsl.run.job_state import JobState

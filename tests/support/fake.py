@@ -16,7 +16,7 @@ from typing import Any
 from lsst.ctrl.bps.parsl.driver.limits import Limits
 from lsst.ctrl.bps.parsl.driver.loop import Driver
 from lsst.ctrl.bps.parsl.driver.tasks import Task
-from lsst.ctrl.bps.parsl.node.records import encode_line
+from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import Plan
 from lsst.ctrl.bps.parsl.run.job_state import JobState

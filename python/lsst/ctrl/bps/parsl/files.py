@@ -137,7 +137,7 @@ def open_append(path: str | os.PathLike[str], mode: int = PUBLIC) -> int:
     fd : `int`
         File descriptor; each write to it goes to the end of the file.
     """
-    return open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, mode)
+    return open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, mode)
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = PUBLIC) -> int:

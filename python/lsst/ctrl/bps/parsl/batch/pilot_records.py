@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import SchedulerError
 from ..files import PRIVATE, open_append, read_file, storage_errors
+from ..node.journal import add
 from .slurm_queue import cancel_jobs, jobs_with_tag
 
 __all__ = ["end_pilots", "read_pilots", "record_pilots"]
@@ -62,9 +63,10 @@ def record_pilots(path: Path, scheduler: str, **what: str | None) -> None:
     with storage_errors(path, "write down what is submitted"):
         fd = open_append(path, PRIVATE)
         try:
-            whole = read_file(path)[-1:] in (b"", b"\n")
+            size = os.fstat(fd).st_size
+            whole = not size or os.pread(fd, 1, size - 1) == b"\n"
             line = json.dumps({"scheduler": scheduler, **what}).encode() + b"\n"
-            os.write(fd, line if whole else b"\n" + line)
+            add(fd, line if whole else b"\n" + line)
         finally:
             os.close(fd)
 

@@ -18,6 +18,7 @@ import sys
 from types import CodeType
 from typing import Any, NamedTuple, NoReturn
 
+from .lines import write_whole
 from .main_script import Script, forget_the_past
 from .preload import LONGEST_LESSON, Lesson, Preloader, Scripts, shadowed
 from .processes import become_subreaper, show_command
@@ -178,7 +179,7 @@ class ForkServer:
         for number, text in zip((1, 2), self._said, strict=True):
             # What the command prefix writes is in the log of each job.
             if text:
-                os.write(number, text)
+                write_whole(number, text)
 
     def _reap(self) -> None:
         try:

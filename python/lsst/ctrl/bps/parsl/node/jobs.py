@@ -12,7 +12,7 @@ from typing import Any
 
 from .connection import Connection
 from .fork_server_process import ForkServerProcess
-from .lines import Lines
+from .lines import Lines, write_whole
 from .processes import (
     BASH,
     IGNORED_HERE,
@@ -76,7 +76,7 @@ class Logs:
         """
         fd = self.open(path)
         try:
-            os.write(fd, f"{sentence}\n".encode("utf-8", "replace"))
+            write_whole(fd, f"{sentence}\n".encode("utf-8", "replace"))
         finally:
             os.close(fd)
 
@@ -180,7 +180,7 @@ class Job:
             os.close(out)
             raise
         if self.spec["a"] > 1 and not self._headed:
-            os.write(err, f"---- attempt {self.spec['a']} ----\n".encode())
+            write_whole(err, f"---- attempt {self.spec['a']} ----\n".encode())
         self._headed = True
         return out, err
 

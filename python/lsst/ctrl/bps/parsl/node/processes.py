@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from .lines import write_whole
+
 __all__ = [
     "BASH",
     "IGNORED_HERE",
@@ -139,7 +141,7 @@ def script_descriptor(code: str) -> int:
     """Put bash code where only this job sees it: no file, no argument."""
     fd = os.memfd_create("script", os.MFD_CLOEXEC)
     try:
-        os.write(fd, code.encode("utf-8", "surrogateescape"))
+        write_whole(fd, code.encode("utf-8", "surrogateescape"))
         # A number that is free of the ones that the job gets.
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
     finally:

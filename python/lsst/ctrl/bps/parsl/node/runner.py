@@ -22,10 +22,11 @@ from typing import Any
 from .connection import Connection
 from .fork_server_process import ForkServerProcess
 from .jobs import Job, Logs
+from .journal import add, encode_event, open_journal
 from .listener import Listener
 from .pool import Pools
 from .processes import become_subreaper
-from .records import RUNNER_VARIABLE, append_lines, encode_line, open_journal
+from .records import RUNNER_VARIABLE
 from .timer import Timer
 from .waiting import WaitingJobs
 from .warm import WarmStart
@@ -194,8 +195,12 @@ class Runner:
     def _report(self) -> None:
         """Write the journal, then tell those who asked."""
         more: dict[str, Any] = {}
-        if self._lines and (why := append_lines(self._journal, self._lines)):
-            more["unrecorded"] = f"{self._journal_path}: {why}"
+        try:
+            if self._lines:
+                add(self._journal, b"".join(self._lines))
+                self._lines.clear()
+        except OSError as exc:  # They are written later, together with the next ones.
+            more["unrecorded"] = f"{self._journal_path}: {exc.strerror or exc}"
         if self._warm.notes:
             for connection in self._connections:
                 connection.say({"note": " ".join(self._warm.notes)})
@@ -297,8 +302,7 @@ class Runner:
         self._warm.answered(job)
         if walltime := job.spec.get("walltime"):
             job.timers.append(self._timer.later(walltime, self._end_overdue, job))
-        record = {"e": "start", "j": job.spec["j"], "a": job.spec["a"], "t": message["t"], "pid": job.leader}
-        self._lines.append(encode_line(record))
+        self._lines.append(encode_event("start", job.spec, message["t"], pid=job.leader))
 
     def _ended(self, job: Job, result: dict[str, Any]) -> None:
         if job.server is not None:
@@ -348,8 +352,7 @@ class Runner:
             self._timer.cancel(number)
         self._waiting.release(job.spec)
         if "end" in result:
-            record = {"e": "end", "j": job.spec["j"], "a": job.spec["a"], "t": result["end"], **result}
-            self._lines.append(encode_line(record))
+            self._lines.append(encode_event("end", job.spec, result["end"], **result))
         job.owner.reply({"key": job.spec["key"], **result})
 
 

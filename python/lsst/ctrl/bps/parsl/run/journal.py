@@ -36,15 +36,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import DamagedFileError, StorageError
+from ..errors import DamagedFileError
 from ..files import open_append, open_regular, storage_errors
-from ..node.records import encode_line
+from ..node.journal import add, cut, encode_line
 from ..plan.plan import Plan
 
 __all__ = ["Journal", "decode_line", "read_journal"]
 
 _FORMAT = 1
-_CHUNK = 1 << 16
 
 
 class Journal:
@@ -64,11 +63,7 @@ class Journal:
         self.path = path
         with storage_errors(path, "open the journal"):
             self._fd = open_append(path)
-            whole = _whole_size(path)
-            if whole != os.fstat(self._fd).st_size:
-                # What a driver that was killed left of its last line.
-                os.ftruncate(self._fd, whole)
-            if whole == 0:
+            if cut(self._fd) == 0:
                 self.append({"format": _FORMAT, "kind": "driver", "run": run, "plan": plan})
 
     def append(self, event: dict[str, Any]) -> None:
@@ -84,15 +79,10 @@ class Journal:
         StorageError
             Raised if it cannot be written whole.
         """
-        line = encode_line(event)
         with storage_errors(self.path, "write to the journal"):
             if os.fstat(self._fd).st_nlink == 0:
                 raise FileNotFoundError(errno.ENOENT, "it has been removed while the run was going on")
-            written = os.write(self._fd, line)
-        if written != len(line):
-            raise StorageError(
-                f"Cannot write to the journal: {self.path}: no space left. Make space, then resume the run."
-            )
+            add(self._fd, encode_line(event))
 
     def sync(self) -> None:
         """Have the system put what was added on the disk."""
@@ -100,22 +90,9 @@ class Journal:
             os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
-
-def _whole_size(path: Path) -> int:
-    """Return the size of a file up to its last newline."""
-    with open(path, "rb") as stream:
-        end = stream.seek(0, os.SEEK_END)
-        while end:
-            begin = max(0, end - _CHUNK)
-            stream.seek(begin)
-            newline = stream.read(end - begin).rfind(b"\n")
-            if newline >= 0:
-                return begin + newline + 1
-            end = begin
-    return 0
+        """Close the file; some file systems say only now what they could not write."""
+        with storage_errors(self.path, "write the journal to the disk"):
+            os.close(self._fd)
 
 
 def read_journal(

@@ -23,6 +23,7 @@ import psutil
 
 from ..errors import RunHeldError, StorageError
 from ..files import PUBLIC, open_regular, read_file, storage_errors, write_atomic
+from ..node.lines import write_whole
 from ..node.processes import start_time
 
 __all__ = ["Holder", "RunLock", "ask_to_cancel", "living_holder", "take_cancel_request"]
@@ -207,7 +208,8 @@ class RunLock:
                 raise self._held()
             with storage_errors(self.path, "write the lock of the run"):
                 content = json.dumps(asdict(Holder.this_process())).encode()
-                os.pwrite(fd, content, 0)
+                os.lseek(fd, 0, os.SEEK_SET)
+                write_whole(fd, content)
                 os.ftruncate(fd, len(content))
             if settle:
                 time.sleep(settle)
