@@ -22,6 +22,7 @@ from lsst.ctrl.bps.parsl.report.suggestions import far_off, section_finder, snip
 from lsst.ctrl.bps.parsl.report.summary import print_requests
 from lsst.ctrl.bps.parsl.report.usage import LabelUsage, usage_lines
 from lsst.ctrl.bps.parsl.report.view import RunView, run_report
+from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import Journal
 from lsst.ctrl.bps.parsl.run.replay import replay
 from support.plans import PlanLine, make_plan, plan_line
@@ -75,6 +76,15 @@ class Measured:
     def usage(self) -> dict[str, LabelUsage]:
         """Return what is known of each label."""
         return {usage.label: usage for usage in self.view().usage}
+
+
+def cancelled(submit_path: Path) -> Measured:
+    """Return a run that was cancelled while its one job was succeeding."""
+    run = Measured(submit_path, jobs(1))
+    run.attempt(0, 100)
+    run._record({"e": "cancel"})
+    run._record({"e": "finish", "state": "DELETED"})
+    return run
 
 
 def jobs(count: int, label: str = "isr", **fields: Any) -> list[PlanLine]:
@@ -448,3 +458,16 @@ def test_end_of_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said, _, pasted = capsys.readouterr().err.partition("\n")
     assert said == "What jobs asked for is far from what they used (isr). Better for the next run:"
     assert yaml.safe_load(pasted) == {"pipetask": {"isr": {"requestMemory": 1024, "requestWalltime": 10}}}
+
+
+def test_success_after_a_cancel_counts_once(tmp_path: Path) -> None:
+    """A job that succeeded after it had been cancelled has succeeded, in the counts and in what was used;
+    and once, when the next driver has written it down.
+    """
+    run = cancelled(tmp_path)
+    for _ in range(2):
+        view = run.view()
+        assert view.state.totals()[JobState.SUCCEEDED] == 1
+        assert [usage.memory.count for usage in view.usage] == [1]
+        for event in view.state.recovered_events():
+            run._record(event)

@@ -16,6 +16,7 @@ import re
 import socket
 import stat
 import zlib
+from contextlib import suppress
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -117,7 +118,8 @@ def add(fd: int, lines: bytes) -> None:
         write_whole(fd, lines)
     except OSError:
         # Half a line would spoil the ones that follow.
-        os.ftruncate(fd, size)
+        with suppress(OSError):
+            os.ftruncate(fd, size)
         raise
 
 

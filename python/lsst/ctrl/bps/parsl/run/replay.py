@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import DamagedFileError
 from ..paths import SubmitPaths
 from ..plan.plan import Plan
+from .job_state import JobState
 from .journal import read_journal
 from .state import RunState
 
@@ -29,7 +30,7 @@ def replay(plan: Plan, paths: SubmitPaths) -> RunState:
     -------
     state : `RunState`
         The state. What a node saw succeed has succeeded, also where the
-        driver was killed before it heard of it.
+        driver was killed before it heard of it, or had given the job up.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def replay(plan: Plan, paths: SubmitPaths) -> RunState:
     """
     state = RunState(plan)
     _replay_file(state, paths.driver_journal)
-    if state.finished is None:
+    if state.finished != JobState.SUCCEEDED.name:
         for path in paths.node_journals():
             _replay_file(state, path, state.may_concern)
     return state

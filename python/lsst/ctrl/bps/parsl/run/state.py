@@ -10,17 +10,16 @@ The events are described in `~lsst.ctrl.bps.parsl.run.journal`.
 
 from __future__ import annotations
 
-import re
 from array import array
 from typing import Any
 
+from ..node.journal import beginning
 from ..plan.plan import JobKind, Plan
 from .job_state import JobState
 
 __all__ = ["RunState"]
 
 
-_NODE_EVENT = re.compile(rb'{"e":"\w+","j":(\d+),"a":(\d+),')
 _FIRST_ENDED = int(JobState.SUCCEEDED)
 
 
@@ -57,8 +56,6 @@ class RunState:
         self.stopped: str | None = None
         self.cancelled = False
         self._touched = False
-        self.started_at: float | None = None
-        self.changed_at: float | None = None
         self._newly_ready: list[int] = []
         self._label_numbers = {label: number for number, label in enumerate(plan.labels)}
         self._labels = [self._label_numbers[template.label] for template in plan.templates]
@@ -157,15 +154,15 @@ class RunState:
         Returns
         -------
         wanted : `bool`
-            `False` for a job that has ended, or an attempt that another one
+            `False` for a job that has succeeded, or an attempt that another one
             followed: nearly all lines of a long run.
         """
-        match = _NODE_EVENT.match(line)
-        if match is None:
+        about = beginning(line)
+        if about is None:
             return True
-        job = int(match.group(1))
+        job = about.job
         return job >= len(self.states) or (
-            self.states[job] < _FIRST_ENDED and self.attempts[job] <= int(match.group(2))
+            self.states[job] != JobState.SUCCEEDED and self.attempts[job] <= about.attempt
         )
 
     @property
@@ -197,9 +194,6 @@ class RunState:
         """
         getattr(self, f"_on_{event['e']}")(event)
         self._touched = True
-        time = event["t"]
-        if self.changed_at is None or time > self.changed_at:
-            self.changed_at = time
 
     def _on_session(self, event: dict[str, Any]) -> None:
         self.recovered.clear()
@@ -207,11 +201,8 @@ class RunState:
         self.sessions = event["n"]
         self.finished = self.stopped = None
         self.cancelled = False
-        if self.started_at is None:
-            self.started_at = event["t"]
-            if not self._touched:
-                return  # As it was made.
-        self._reset()
+        if self._touched:  # Otherwise it is as it was made.
+            self._reset()
 
     def _on_attempts(self, event: dict[str, Any]) -> None:
         for job, attempts in event["j"]:
@@ -271,15 +262,16 @@ class RunState:
             self._set(event["j"], JobState.RUNNING)
 
     def _on_end(self, event: dict[str, Any]) -> None:
-        # What a failure means is for the driver to say.
-        if self._is_current(event) and event["exit"] == 0 and self.states[event["j"]] < _FIRST_ENDED:
+        # What a failure means is for the driver to say. A success counts also
+        # where the driver had given the job up, or the run has ended since.
+        if self._is_current(event) and event["exit"] == 0 and self.states[event["j"]] != JobState.SUCCEEDED:
             self.recovered.append(event["j"])
             self._end(event["j"], JobState.SUCCEEDED)
 
     def _is_current(self, event: dict[str, Any]) -> bool:
         """Tell an attempt that is going on from one of an earlier driver."""
         job, attempt = event["j"], event["a"]
-        if attempt > self.attempts[job] and self.states[job] < _FIRST_ENDED:
+        if attempt > self.attempts[job] and self.states[job] != JobState.SUCCEEDED:
             # The driver wrote it down before; its host lost that in a crash.
             self.attempts[job] = self._unknown[job] = attempt
         return bool(self.attempts[job] == attempt != self._outdated.get(job))
@@ -303,7 +295,10 @@ class RunState:
         was_open = self.states[job] < _FIRST_ENDED
         self._set(job, state)
         if not was_open:
-            return  # It succeeded while it was being cancelled.
+            # It succeeded while it was being cancelled, or taken for lost.
+            self.exit_codes.pop(job, None)
+            self.reasons.pop(job, None)
+            return
         states, waiting, children = self.states, self._waiting, self.plan.children
         ended = [job]
         while ended:
