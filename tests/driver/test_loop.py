@@ -237,6 +237,40 @@ def test_what_the_node_recorded_counts_where_parsl_lost_it(tmp_path: Path) -> No
     assert (run.times(0), run.times(1)) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        bytes(50) + b"\n",
+        b"garbage\n",
+        b'{"e":"end","j":3,"a":1,"t":1\n',
+        encode_line({"e": "start", "j": 10**6, "a": 1, "t": 1.0, "pid": 1}),
+        encode_line({"e": "unheard", "j": 3, "a": 1, "t": 1.0}),
+        encode_line({"format": 99}),
+    ],
+    ids=["zeros", "garbage", "cut", "another plan", "unknown event", "another format"],
+)
+def test_no_line_of_a_node_ends_a_run(tmp_path: Path, no_ticks: None, line: bytes) -> None:
+    """Whatever stands in a node's journal, as zeros that NFS shows, a run goes on, also when jobs are lost:
+    what other nodes recorded of these is found.
+    """
+    plan, paths = make_plan(tmp_path, [plan_line(str(number)) for number in range(20)])
+    (paths.journals / "node-bad-0.jsonl").touch()
+
+    def add_line(fake: FakeBackend, driver: Driver) -> None:
+        with (paths.journals / "node-bad-0.jsonl").open("ab") as stream:
+            stream.write(line)
+
+    def recorded(attempt: int) -> dict[str, Any]:
+        end = {"exit": 0, "start": 1.0, "end": 2.0, "memory": 1, "cpu": 0.1}
+        with (paths.journals / "node-h-1.jsonl").open("ab") as stream:
+            stream.write(encode_line({"e": "end", "j": 5, "a": attempt, "t": 2.0, **end}))
+        return LOST(attempt)
+
+    run = drive(plan, paths, {3: after(1, LOST, SUCCEEDS), 5: recorded}, on_step=add_line)
+    assert run.state.finished == "SUCCEEDED"
+    assert (run.times(3), run.times(5)) == (2, 1)
+
+
 def test_who_runs_is_read_from_the_nodes(tmp_path: Path, no_ticks: None) -> None:
     """A job that a node has started is RUNNING in the driver's own state."""
     plan, paths = make_plan(tmp_path, [plan_line(f"j{n}") for n in range(9)])

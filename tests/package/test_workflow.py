@@ -198,3 +198,11 @@ def test_cancel_of_a_dead_run_keeps_what_had_succeeded(tmp_path: Path) -> None:
     assert "was not running" in run.cancel()
     run.restart()
     assert sorted(job_events(run, "start")) == [1]
+
+
+def test_end_is_told_whatever_stands_in_a_journal(tmp_path: Path) -> None:
+    """A line that cannot be read in a node's journal does not take the place of what a run came to."""
+    damage = f"echo garbage > {tmp_path}/run/parsl/journal/node-x-0.jsonl"
+    run = prepare(tmp_path, make_job("a", f"/bin/bash -c '{damage}; exit 3'"))
+    with pytest.raises(RunFailedError):
+        run.run()

@@ -536,6 +536,25 @@ def test_last_lines_of_the_driver_lost_with_its_host(tmp_path: Path) -> None:
     assert state.state(2) == S.PENDING, "an earlier attempt's"
 
 
+def test_what_cannot_be_read_yet_has_not_happened_yet(tmp_path: Path) -> None:
+    """While a run goes on, a line that cannot be read, such as zeros that NFS shows, is no damage for who
+    looks at it: what stands before it is what has happened.
+    """
+    story = Story(tmp_path, [plan_line("a"), plan_line("b"), plan_line("c")])
+    story.session()
+    story.ok(0)
+    story.write()
+    story.ok(1)
+    line = bytes(50) + b"\n" + encode_line(story.journal[-1])
+    with story.paths.driver_journal.open("ab") as stream:
+        stream.write(line)
+    (story.paths.journals / "node-h-1.jsonl").write_bytes(line)
+    state = replay(story.plan, story.paths, live=True)
+    assert [JobState(value) for value in state.states] == [S.SUCCEEDED, S.READY, S.READY]
+    with pytest.raises(DamagedFileError):
+        replay(story.plan, story.paths)
+
+
 @pytest.mark.parametrize("empty", [False, True], ids=["missing", "empty"])
 def test_journal_of_the_driver_is_lost(tmp_path: Path, empty: bool) -> None:
     """What the nodes recorded is enough to go on from."""

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from .files import check_own, make_directory
@@ -133,7 +134,17 @@ class SubmitPaths:
 
     def node_journals(self) -> list[Path]:
         """Return what the nodes recorded, one file for each."""
-        return sorted(self.journals.glob("node-*.jsonl"))
+        return sorted(map(Path, self.node_journal_sizes()))
+
+    def node_journal_sizes(self) -> dict[str, int]:
+        """Return the sizes of the nodes' journals by their paths, without opening any."""
+        sizes = {}
+        with suppress(FileNotFoundError), os.scandir(self.journals) as entries:
+            for entry in entries:
+                if entry.name.startswith("node-") and entry.name.endswith(".jsonl"):
+                    with suppress(FileNotFoundError):
+                        sizes[entry.path] = entry.stat(follow_symlinks=False).st_size
+        return sizes
 
     @property
     def logs(self) -> Path:

@@ -322,6 +322,7 @@ class ParslWorkflow(BaseWmsWorkflow):
                 driver.listen(stack.enter_context(ProgressDisplay(self.name)))
             state = driver.run()
         view = RunView(self.paths)
+        view.state = state  # No file has to be read anew, and none can be damaged.
         error = error_of(self.name, state, driver.error, self.paths.config, view.resume_command)
         if error is None:
             _LOG.info("Run %s: all %d jobs succeeded.", self.name, sum(state.totals().values()))

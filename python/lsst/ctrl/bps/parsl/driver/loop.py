@@ -26,7 +26,7 @@ from ..run.state import RunState
 from .backend import Backend
 from .limits import Limits
 from .retry import decide
-from .tail import NodeTail, recorded_ends
+from .tail import NodeTail
 from .tasks import Task
 
 __all__ = ["Driver", "Listener"]
@@ -223,6 +223,7 @@ class Driver:
             self._record({"e": "pending", "j": [task.job for task in tasks]})
             self._in_flight += len(tasks)
             for task in tasks:
+                self._tail.expect(task.job, task.attempt)
                 self._backend.submit(task)
 
     def _limits_of(self, job: int) -> list[str]:
@@ -233,11 +234,11 @@ class Driver:
         """Note a result; called by the backend in any thread."""
         self._results.put((task, result))
 
-    def _take_results(self, timeout: float = TICK_SECONDS) -> None:
+    def _take_results(self) -> None:
         """Wait for a result, then write down all that are there."""
         results = []
         with suppress(queue.Empty):
-            results.append(self._results.get(timeout=timeout))
+            results.append(self._results.get(timeout=TICK_SECONDS))
             while len(results) < 1000:
                 results.append(self._results.get_nowait())
         self._take_down([item for item in results if item is not None])
@@ -248,12 +249,13 @@ class Driver:
         for task, _ in results:
             for item in self._limits.release(self._limits_of(task.job)):
                 heapq.heappush(self._ready, item)
-        lost = {(task.job, task.attempt) for task, result in results if "lost" in result}
-        recorded = recorded_ends(self._paths, lost) if lost else {}
+        if any("lost" in result for _, result in results):
+            self._read_nodes(fresh=True)
         succeeded, aborting = [], None
         for task, result in results:
-            # Parsl may have lost what the node has on record.
-            result = recorded.get((task.job, task.attempt), result)
+            recorded = self._tail.take_end(task.job, task.attempt)
+            if "lost" in result and recorded is not None:
+                result = recorded  # Parsl has lost what the node has on record.
             if "unrecorded" in result:
                 _LOG.warning("The node could not write its journal: %s", result["unrecorded"])
             if result.get("exit") == 0:
@@ -335,11 +337,10 @@ class Driver:
             self.error = exc
             self._stop = NO_WORKERS
 
-    def _read_nodes(self) -> None:
-        for event in self._tail.read(self.state.may_concern):
-            # Only who runs; how it ends is heard from Parsl.
-            if event.get("e") == "start":
-                self.state.apply(event)
+    def _read_nodes(self, *, fresh: bool = False) -> None:
+        # Only who runs; how it ends is heard from Parsl.
+        for event in self._tail.read(fresh=fresh):
+            self.state.apply(event)
 
     def _show_life(self, now: float) -> None:
         if self._lock is not None:

@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..node.journal import beginning
 from ..paths import SubmitPaths
-from ..run.journal import decode_line, read_journal
+from ..run.journal import JournalTail
 
-__all__ = ["NodeTail", "recorded_ends"]
+__all__ = ["NodeTail"]
 
 
 class NodeTail:
-    """Reads what was added to the nodes' journals since the last time.
+    """Reads what is added to the nodes' journals about the attempts of a driver.
+
+    A file is opened where its size has changed: there may be hundreds, on a
+    file system that other hosts write to. Nothing is read twice, and what is
+    kept does not grow with the attempts that have ended.
 
     Parameters
     ----------
@@ -26,56 +30,64 @@ class NodeTail:
 
     def __init__(self, paths: SubmitPaths) -> None:
         self._paths = paths
-        self._offsets: dict[Path, int] = {}
-        for path in paths.node_journals():
-            self._offsets[path] = path.stat().st_size
+        self._ends: dict[tuple[int, int], dict[str, Any] | None] = {}
+        self._files = {path: JournalTail(Path(path), size) for path, size in self._sizes().items()}
 
-    def read(self, wanted: Callable[[bytes], bool]) -> Iterator[dict[str, Any]]:
-        """Iterate over the events that are new.
+    def expect(self, job: int, attempt: int) -> None:
+        """Look for what nodes record of an attempt, from now on.
 
         Parameters
         ----------
-        wanted : `~collections.abc.Callable`
-            Tells of a line, as it stands in the file, whether it is worth
-            decoding.
+        job, attempt : `int`
+            Numbers of the job and of its attempt.
+        """
+        self._ends[job, attempt] = None
+
+    def take_end(self, job: int, attempt: int) -> dict[str, Any] | None:
+        """Return how an attempt ended, and look for no more of it.
+
+        Parameters
+        ----------
+        job, attempt : `int`
+            Numbers of the job and of its attempt.
+
+        Returns
+        -------
+        end : `dict` or `None`
+            Its ``end`` event, where that was read.
+        """
+        return self._ends.pop((job, attempt), None)
+
+    def read(self, *, fresh: bool = False) -> Iterator[dict[str, Any]]:
+        """Read what is new.
+
+        Parameters
+        ----------
+        fresh : `bool`, optional
+            Whether each file is opened, whatever size this host believes it
+            to have: NFS looks for itself only then.
 
         Yields
         ------
         event : `dict`
-            An event. One that cannot be read is left out: this is for people
-            to look at, and `replay` is strict.
+            The ``start`` of an attempt. Ends are kept, see `take_end`.
         """
-        for path in self._paths.node_journals():
-            with suppress(OSError), open(path, "rb") as stream:
-                stream.seek(self._offsets.get(path, 0))
-                data = stream.read()
-                whole = data.rfind(b"\n") + 1
-                self._offsets[path] = stream.seek(whole - len(data), os.SEEK_CUR)
-                for line in data[:whole].splitlines(keepends=True):
-                    if wanted(line) and (event := decode_line(line)) is not None:
+        for path, size in self._sizes().items():
+            tail = self._files.get(path)
+            if tail is None:
+                tail = self._files[path] = JournalTail(Path(path))
+            if fresh or tail.waits or size != tail.size:
+                for event in tail.read(self._is_expected):
+                    if event.get("e") == "start":
                         yield event
+                    elif event.get("e") == "end":
+                        self._ends[event["j"], event["a"]] = event
 
+    def _sizes(self) -> dict[str, int]:
+        with suppress(OSError):
+            return self._paths.node_journal_sizes()
+        return {}
 
-def recorded_ends(
-    paths: SubmitPaths, attempts: Collection[tuple[int, int]]
-) -> dict[tuple[int, int], dict[str, Any]]:
-    """Look attempts up in what the nodes recorded.
-
-    Parameters
-    ----------
-    paths : `SubmitPaths`
-        Where the journals are.
-    attempts : `~collections.abc.Collection` [`tuple` [`int`, `int`]]
-        Numbers of jobs and of their attempts.
-
-    Returns
-    -------
-    ends : `dict`
-        The ``end`` event of each attempt that has one.
-    """
-    beginnings = tuple(f'{{"e":"end","j":{job},"a":{attempt},'.encode() for job, attempt in attempts)
-    ends = {}
-    for path in paths.node_journals():
-        for event in read_journal(path, lambda line: line.startswith(beginnings)):
-            ends[event["j"], event["a"]] = event
-    return ends
+    def _is_expected(self, line: bytes) -> bool:
+        about = beginning(line)
+        return about is None or (about.job, about.attempt) in self._ends

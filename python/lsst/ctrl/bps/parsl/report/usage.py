@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..node.journal import beginning
 from ..paths import SubmitPaths
 from ..plan.plan import JobKind, JobTemplate, Plan
 from ..run.job_state import JobState
@@ -38,7 +39,6 @@ _SHORTEST_WORK = 1.0
 
 _HEAD = ["", "jobs", "MB asked", "median", "99%", "most", "used"]
 _HEAD += ["min asked", "median", "99%", "most", "CPU"]
-_END = b'{"e":"end",'
 
 
 @dataclass
@@ -139,7 +139,7 @@ class _Share:
             usage.over += peak > self.memory
 
 
-def measure(plan: Plan, paths: SubmitPaths, state: RunState) -> list[LabelUsage]:
+def measure(plan: Plan, paths: SubmitPaths, state: RunState, *, live: bool = False) -> list[LabelUsage]:
     """Gather what the jobs of a run used.
 
     Parameters
@@ -150,6 +150,8 @@ def measure(plan: Plan, paths: SubmitPaths, state: RunState) -> list[LabelUsage]
         Where the journals are.
     state : `RunState`
         State of the run.
+    live : `bool`, optional
+        Whether it may be going on: what cannot be read yet does not count yet.
 
     Returns
     -------
@@ -169,7 +171,7 @@ def measure(plan: Plan, paths: SubmitPaths, state: RunState) -> list[LabelUsage]
         if share is not None:
             share.usage.grown += 1
             share.usage.grown_to = max(share.usage.grown_to, memory)
-    for event in _ends(paths):
+    for event in _ends(paths, live=live):
         job = event["j"]
         # Each job counts once, with its last attempt.
         if job < len(plan) and state.attempts[job] == event["a"]:
@@ -197,12 +199,17 @@ def _share(template: JobTemplate, usages: dict[str, LabelUsage]) -> _Share | Non
     return _Share(usage, memory, int(fields.get("request_cpus") or 1))
 
 
-def _ends(paths: SubmitPaths) -> Iterator[dict[str, Any]]:
+def _ends(paths: SubmitPaths, *, live: bool) -> Iterator[dict[str, Any]]:
     """Iterate over the ends of attempts that were measured."""
     for path in paths.node_journals():
-        for event in read_journal(path, lambda line: line.startswith(_END)):
+        for event in read_journal(path, _is_end, live=live):
             if "lost" not in event and event.keys() >= {"j", "a", "exit", "start", "end", "memory", "cpu"}:
                 yield event
+
+
+def _is_end(line: bytes) -> bool:
+    about = beginning(line)
+    return about is not None and about.kind == "end"
 
 
 def _count(share: _Share, event: dict[str, Any], state: RunState) -> None:

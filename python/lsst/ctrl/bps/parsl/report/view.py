@@ -64,7 +64,7 @@ class RunView:
         """The state; a dead driver has no job that runs."""
         # First who drives it: what happens in between is then no surprise.
         alive = self.holder is not None
-        state = replay(self.plan, self.paths)
+        state = replay(self.plan, self.paths, live=alive)
         if not alive:
             state.release()
         return state
@@ -72,7 +72,7 @@ class RunView:
     @cached_property
     def usage(self) -> list[LabelUsage]:
         """What the jobs of each label used."""
-        return measure(self.plan, self.paths, self.state)
+        return measure(self.plan, self.paths, self.state, live=self.holder is not None)
 
     @cached_property
     def blocks(self) -> list[str]:

@@ -29,19 +29,27 @@ Events of nodes: ``start`` and ``end`` of attempt ``a`` of job ``j``.
 from __future__ import annotations
 
 import errno
+import io
 import json
+import logging
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import DamagedFileError
 from ..files import open_append, open_regular, storage_errors
 from ..node.journal import add, cut, encode_line
 from ..plan.plan import Plan
 
-__all__ = ["Journal", "decode_line", "read_journal"]
+__all__ = ["Journal", "JournalTail", "read_journal"]
+
+_LOG = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 60.0
+"""Time that a line may be on its way: NFS keeps what it knows for so long."""
 
 _FORMAT = 1
 
@@ -96,7 +104,11 @@ class Journal:
 
 
 def read_journal(
-    path: Path, wanted: Callable[[bytes], bool] | None = None, plan: Plan | None = None
+    path: Path,
+    wanted: Callable[[bytes], bool] | None = None,
+    plan: Plan | None = None,
+    *,
+    live: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Read the events of a journal.
 
@@ -110,6 +122,9 @@ def read_journal(
         for damage all the same.
     plan : `Plan`, optional
         The plan that the journal has to be of.
+    live : `bool`, optional
+        Whether somebody may be writing it. A line that cannot be read is then
+        not there yet, with all that follows: NFS may show zeros in its place.
 
     Yields
     ------
@@ -135,6 +150,8 @@ def read_journal(
                 if body is not None and wanted is not None and not wanted(line):
                     continue
                 event = None if body is None else _decoded(body)
+                if event is None and live:
+                    return
                 if event is None:
                     raise DamagedFileError(
                         f"{path} is damaged in line {number}. The run cannot be resumed from it; "
@@ -159,21 +176,80 @@ def _check_header(path: Path, header: dict[str, Any], plan: Plan | None) -> None
         )
 
 
-def decode_line(line: bytes) -> dict[str, Any] | None:
-    """Decode one line of a journal.
+class JournalTail:
+    """Reads what is added to a journal that another host writes.
+
+    NFS may show zeros in place of lines that are still on their way. What
+    cannot be read yet is read later; when it has not come for a while, a
+    warning says so, and it is left out: no run ends because of it.
 
     Parameters
     ----------
-    line : `bytes`
-        The line.
-
-    Returns
-    -------
-    record : `dict` or `None`
-        What was written; `None` where that is not what is in the line.
+    path : `pathlib.Path`
+        The file.
+    size : `int`, optional
+        Where to begin.
     """
-    body = _checked(line)
-    return None if body is None else _decoded(body)
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self.path = path
+        self.size = size
+        """How much of the file has been looked at."""
+        self._end = size
+        self._gaps: list[tuple[int, int, float]] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether something could not be read yet."""
+        return bool(self._gaps)
+
+    def read(self, wanted: Callable[[bytes], bool]) -> Iterator[dict[str, Any]]:
+        """Read what has been added since the last time.
+
+        Parameters
+        ----------
+        wanted : `~collections.abc.Callable`
+            As for `read_journal`.
+
+        Yields
+        ------
+        event : `dict`
+            An event, or the header.
+        """
+        try:
+            with open(open_regular(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
+                pieces = [(begin, _piece(stream, begin, end), since) for begin, end, since in self._gaps]
+                new = _piece(stream, self._end)
+        except OSError:
+            return  # It is gone, or will be read later.
+        self._gaps = []
+        pieces.append((self._end, new[: new.rfind(b"\n") + 1], time.monotonic()))
+        self.size, self._end = self._end + len(new), self._end + len(pieces[-1][1])
+        for begin, data, since in pieces:
+            yield from self._events(begin, data, since, wanted)
+
+    def _events(
+        self, position: int, data: bytes, since: float, wanted: Callable[[bytes], bool]
+    ) -> Iterator[dict[str, Any]]:
+        for line in io.BytesIO(data):
+            if wanted(line):
+                body = _checked(line)
+                event = None if body is None else _decoded(body)
+                if event is not None:
+                    yield event
+                elif time.monotonic() - since < PATIENCE_SECONDS:
+                    self._gaps.append((position, position + len(line), since))
+                else:
+                    _LOG.warning(
+                        "%s: what is at byte %d cannot be read; it is left out.", self.path, position
+                    )
+            position += len(line)
+
+
+def _piece(stream: BinaryIO, begin: int, end: int | None = None) -> bytes:
+    """Read a piece of a file."""
+    stream.seek(begin)
+    return stream.read(-1 if end is None else end - begin)
 
 
 def _checked(line: bytes) -> bytes | None:

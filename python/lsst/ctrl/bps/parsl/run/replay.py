@@ -16,7 +16,7 @@ from .state import RunState
 __all__ = ["replay"]
 
 
-def replay(plan: Plan, paths: SubmitPaths) -> RunState:
+def replay(plan: Plan, paths: SubmitPaths, *, live: bool = False) -> RunState:
     """Compute the state of a run from its plan and journals.
 
     Parameters
@@ -25,6 +25,9 @@ def replay(plan: Plan, paths: SubmitPaths) -> RunState:
         What to run.
     paths : `SubmitPaths`
         Where the journals are.
+    live : `bool`, optional
+        Whether a driver may be writing them: what cannot be read yet has then
+        not happened yet.
 
     Returns
     -------
@@ -38,15 +41,17 @@ def replay(plan: Plan, paths: SubmitPaths) -> RunState:
         Raised if a journal is damaged.
     """
     state = RunState(plan)
-    _replay_file(state, paths.driver_journal)
+    _replay_file(state, paths.driver_journal, live=live)
     if state.finished != JobState.SUCCEEDED.name:
         for path in paths.node_journals():
-            _replay_file(state, path, state.may_concern)
+            _replay_file(state, path, state.may_concern, live=live)
     return state
 
 
-def _replay_file(state: RunState, path: Path, wanted: Callable[[bytes], bool] | None = None) -> None:
-    for event in read_journal(path, wanted, state.plan):
+def _replay_file(
+    state: RunState, path: Path, wanted: Callable[[bytes], bool] | None = None, *, live: bool
+) -> None:
+    for event in read_journal(path, wanted, state.plan, live=live):
         try:
             state.apply(event)
         except (AttributeError, IndexError, KeyError, TypeError) as exc:
