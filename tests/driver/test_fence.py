@@ -28,12 +28,14 @@ class Queue:
         self.there: set[str] = {"100", "101"}
         self.cancelled: list[str] = []
         self.down = False
+        self.refuses = False
 
-    def cancel(self, jobs: list[str]) -> None:
+    def cancel(self, jobs: list[str]) -> list[bool]:
         """Take note."""
         self.cancelled += jobs
         if self.down:
             raise RuntimeError("a provider of a user's")
+        return [not self.refuses] * len(jobs)
 
     def still_there(self, jobs: list[str]) -> bool:
         """Tell."""
@@ -75,6 +77,54 @@ def test_lost_jobs_wait_for_the_end_of_their_pilot(item: Blocks) -> None:
     assert item.provider.cancelled == ["100"], "once"
 
 
+def test_jobs_of_one_block_that_are_lost_one_by_one(item: Blocks) -> None:
+    """Parsl tells of each lost job by itself: those that come while their block is being ended wait
+    for its end as the first one does.
+    """
+    fence, told = Fence(), list[str]()
+    fence.hold("x", lambda: told.append("a"))
+    fence.tick(item, 0.0)
+    item.blocks["0"].ended = True  # As those who count the blocks have it from now on.
+    fence.hold("x", lambda: told.append("b"))
+    fence.tick(item, 1.0)
+    assert told == []
+    item.provider.there.discard("100")
+    fence.tick(item, 2.0)
+    assert told == ["a", "b"]
+    fence.hold("x", lambda: told.append("late"))
+    fence.tick(item, 3.0)
+    assert told == ["a", "b", "late"]
+    assert item.provider.cancelled == ["100"]
+
+
+def test_second_silent_block_is_ended_beside_the_first(item: Blocks) -> None:
+    """All that is lost waits until none of the blocks that are being ended is there."""
+    fence, told = Fence(), list[str]()
+    fence.hold("x", lambda: told.append("a"))
+    fence.tick(item, 0.0)
+    item.executor.connected_managers = lambda: []  # type: ignore[attr-defined]
+    fence.hold("x", lambda: told.append("b"))
+    item.provider.there.discard("100")
+    fence.tick(item, 1.0)
+    assert (item.provider.cancelled, told) == (["100", "101"], [])
+    item.provider.there.discard("101")
+    fence.tick(item, 2.0)
+    assert told == ["a", "b"]
+
+
+def test_block_that_is_not_ended_is_asked_for_again(item: Blocks) -> None:
+    """Where the batch system does not take the request, it is asked until it does."""
+    item.provider.refuses = True
+    fence, told = Fence(), list[str]()
+    fence.hold("x", lambda: told.append("a"))
+    fence.tick(item, 0.0)
+    fence.tick(item, 1.0)
+    item.provider.refuses = False
+    fence.tick(item, 2.0)
+    fence.tick(item, 3.0)
+    assert (item.provider.cancelled, told) == (["100"] * 3, [])
+
+
 def test_nothing_is_held_for_ever(item: Blocks) -> None:
     """A block that does not end, one that nobody can name, and the end of the run let all go."""
     fence, told = Fence(), list[str]()
@@ -92,7 +142,7 @@ def test_nothing_is_held_for_ever(item: Blocks) -> None:
     fence.hold("x", lambda: told.append("held"))
     fence.open()
     fence.hold("x", lambda: told.append("late"))
-    assert told == ["slow", "gone", "held", "ending", "late"]
+    assert told == ["slow", "gone", "ending", "held", "late"]
 
 
 def test_provider_that_fails_costs_no_job(item: Blocks) -> None:
