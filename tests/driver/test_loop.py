@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from lsst.ctrl.bps.parsl.driver import loop
 from lsst.ctrl.bps.parsl.driver.loop import GRACE_SECONDS, Driver
 from lsst.ctrl.bps.parsl.driver.retry import MOST_LOSSES
-from lsst.ctrl.bps.parsl.errors import RunAbortedError, StorageError
+from lsst.ctrl.bps.parsl.errors import NoWorkersError, RunAbortedError, StorageError
 from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import JobKind, Plan
+from lsst.ctrl.bps.parsl.report.outcome import error_of
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import read_journal
 from lsst.ctrl.bps.parsl.run.liveness import Holder, ask_to_cancel
@@ -373,12 +374,12 @@ def expected_states(plan: Plan, broken: set[int]) -> list[JobState]:
     return states
 
 
-def check_end(run: Run, plan: Plan, paths: SubmitPaths, broken: set[int]) -> None:
-    """Check the end of a run that was neither cancelled nor stopped."""
+def check_end(run: Run, plan: Plan, paths: SubmitPaths, broken: set[int], *, cancelled: bool = False) -> None:
+    """Check the end of a run that was not stopped, and of which nothing was left when it was cancelled."""
     assert run.states == expected_states(plan, broken)
     assert run.backend.closed
-    assert run.backend.kills == []
-    assert run.state.finished == ("FAILED" if S.FAILED in run.states else "SUCCEEDED")
+    succeeded = S.FAILED not in run.states
+    assert run.state.finished == ("SUCCEEDED" if succeeded else "DELETED" if cancelled else "FAILED")
     assert snapshot(replay(plan, paths)) == snapshot(run.state)
 
 
@@ -402,6 +403,7 @@ def test_any_run_ends_as_its_graph_says(
     lines, script, broken = run
     plan, paths = fresh(tmp_path_factory, lines)
     done = drive(plan, paths, script, seed=seed, window=window, record_nodes=record)
+    assert done.backend.kills == []
     check_end(done, plan, paths, broken)
     for job, state in enumerate(done.states):
         charged = sum(
@@ -541,6 +543,8 @@ def test_stopped_run_goes_on(
     assert first.backend.closed
     assert first.backend.in_flight == 0
     if first.state.stopped is None:
+        # It came too late, or all jobs succeeded in the time that they got.
+        assert first.backend.kills in ([], [GRACE_SECONDS])
         check_end(first, plan, paths, broken)
         return
     assert first.state.stopped == "SIGTERM"
@@ -582,6 +586,111 @@ def test_stop_before_the_first_job(tmp_path: Path) -> None:
     assert run.state.stopped == "SIGINT"
 
 
+def stop_at_the_end(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """Have a driver be stopped as soon as it has written the last result down."""
+    take_down = Driver._take_down
+
+    def then_stop(self: Driver, results: list[Any]) -> None:
+        take_down(self, results)
+        if self.state.is_done:
+            self.stop(why)
+
+    monkeypatch.setattr(Driver, "_take_down", then_stop)
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(SUCCEEDS, None), (fails(), 1)])
+def test_signal_after_the_last_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, status: int | None
+) -> None:
+    """A run that is done when the signal comes is done: nothing is left to resume."""
+    plan, paths = make_plan(tmp_path, [plan_line("a"), plan_line("f", final=True)])
+    stop_at_the_end(monkeypatch, "SIGTERM")
+    run = drive(plan, paths, {0: outcome})
+    assert (run.state.finished, run.state.stopped) == ("FAILED" if status else "SUCCEEDED", None)
+    error = error_of("r", run.state, run.driver.error, paths.config, "bps restart --id r")
+    assert (error and error.exit_code) == status
+    assert run.backend.kills == []
+
+
+class _Lenient(FakeBackend):
+    """Gives its tasks the time that they need."""
+
+    def kill(self, grace: float) -> None:
+        """Let all tasks end by themselves."""
+        self.kills.append(grace)
+        while self.in_flight:
+            self._end_one()
+
+
+def test_last_job_that_succeeds_while_the_run_is_stopped(tmp_path: Path) -> None:
+    """Where all jobs still succeed in the time that they are given to end, the run is done."""
+    plan, paths = make_plan(tmp_path, [plan_line("a"), plan_line("b")])
+    stop = at_step(0, lambda _, driver: driver.stop("SIGINT"))
+    run = drive(plan, paths, on_step=stop, backend_class=_Lenient)
+    assert run.states == [S.SUCCEEDED] * 2
+    assert (run.state.finished, events(paths, "stop")) == ("SUCCEEDED", [])
+
+
+def test_workers_that_are_refused_after_the_last_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_ticks: None
+) -> None:
+    """That no worker can be had is no matter for a run without jobs that need one."""
+    plan, paths = make_plan(tmp_path, [plan_line("a")])
+
+    def check(backend: FakeBackend) -> None:
+        raise NoWorkersError("the batch system refuses blocks")
+
+    monkeypatch.setattr(FakeBackend, "check", check)
+    run = drive(plan, paths)
+    assert (run.state.finished, run.driver.error) == ("SUCCEEDED", None)
+
+
+class _Patient(FakeBackend):
+    """Lets the final job, which is number 1, run until it is told otherwise."""
+
+    ends = False
+
+    def _end_one(self) -> None:
+        if self.ends or 1 not in self.flying():
+            super()._end_one()
+
+
+@pytest.mark.parametrize("last", [SUCCEEDS, fails()])
+def test_cancel_while_the_final_job_runs(tmp_path: Path, no_ticks: None, last: Outcome) -> None:
+    """The final job runs also after a cancel, and so it is not ended by one that comes while it runs;
+    where nothing was cancelled, the run is what its jobs are.
+    """
+    plan, paths = make_plan(tmp_path, [plan_line("a"), plan_line("f", final=True)])
+    steps = iter(range(100))
+
+    def step(backend: FakeBackend, driver: Driver) -> None:
+        assert isinstance(backend, _Patient)
+        if backend.flying() == [1]:
+            number = next(steps)
+            if number == 0:
+                cancel(paths)
+            backend.ends = number == 3
+
+    run = drive(plan, paths, {1: last}, on_step=step, backend_class=_Patient)
+    assert run.state.cancelled
+    assert run.backend.kills == []
+    assert run.times(1) == 1
+    state, outcome = (S.SUCCEEDED, "SUCCEEDED") if last is SUCCEEDS else (S.FAILED, "DELETED")
+    assert (run.states, run.state.finished) == ([S.SUCCEEDED, state], outcome)
+    assert snapshot(replay(plan, paths)) == snapshot(run.state)
+
+
+def test_last_job_that_aborts_the_run(tmp_path: Path) -> None:
+    """The exit status is ``abortReturnValue`` also where nothing was left to be ended."""
+    plan, paths = make_plan(tmp_path, [plan_line("a", abort_on_value=0, abort_return_value=4)])
+    run = drive(plan, paths)
+    assert run.state.finished == "SUCCEEDED"
+    error = error_of("r", run.state, run.driver.error, paths.config, "bps restart --id r")
+    assert error is not None
+    assert error.exit_code == 4
+    assert "Resume" not in error.message
+
+
 @settings(max_examples=60, phases=PHASES)
 @given(run=runs(), seed=st.integers(0, 2**32), step=st.integers(0, 12))
 def test_cancelled_run(
@@ -600,8 +709,13 @@ def test_cancelled_run(
     if not first.state.cancelled:
         check_end(first, plan, paths, broken)
         return
-    assert first.state.finished == "DELETED"
-    assert first.backend.kills == [GRACE_SECONDS]
+    succeeded = set(first.states) <= {S.SUCCEEDED}
+    assert first.state.finished == ("SUCCEEDED" if succeeded else "DELETED")
+    assert first.backend.kills in ([GRACE_SECONDS], [])
+    if not first.backend.kills:
+        check_end(first, plan, paths, broken, cancelled=True)
+    if succeeded:
+        return
     assert snapshot(replay(plan, paths)) == snapshot(first.state)
     expected = expected_states(plan, broken)
     for job, state in enumerate(first.states):

@@ -235,11 +235,12 @@ def drive(
     record_nodes: bool = False,
     limits: Mapping[str, int] | None = None,
     on_step: Callable[[FakeBackend, Driver], None] | None = None,
+    backend_class: type[FakeBackend] = FakeBackend,
 ) -> Run:
     """Drive a run to its end, as a new process does: from what is on the disk."""
     state = replay(plan, paths)
     journal = Journal(paths.driver_journal, plan.run)
-    backend = FakeBackend(state, script or {}, seed, window, paths if record_nodes else None)
+    backend = backend_class(state, script or {}, seed, window, paths if record_nodes else None)
     ticks = iter(range(1_000_000_000))
     driver = Driver(
         state,

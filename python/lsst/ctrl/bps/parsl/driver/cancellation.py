@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 
 from ..batch.pilot_records import end_pilots
 from ..errors import RunStateError
@@ -15,6 +16,7 @@ from ..run.job_state import JobState
 from ..run.journal import Journal
 from ..run.liveness import RunLock
 from ..run.replay import replay
+from ..run.state import RunState
 
 __all__ = ["cancel_dead_run"]
 
@@ -48,16 +50,25 @@ def cancel_dead_run(name: str, paths: SubmitPaths) -> str:
         end_pilots(paths.pilots)
         plan = Plan(paths.plan)
         state = replay(plan, paths)
-        if state.finished is not None:
-            raise RunStateError(
-                f"Run {name} has ended before ({state.finished}); there is nothing to cancel."
-            )
-        journal = Journal(paths.driver_journal, name, plan.id)
-        now = round(time.time(), 3)
-        finish = {"e": "finish", "state": JobState.DELETED.name}
-        for event in (*state.recovered_events(), {"e": "cancel"}, finish):
-            journal.append({"e": event.pop("e"), "t": now, **event})
-        journal.close()
+        outcome = state.finished or _finish(name, paths, plan, state)
+        if state.finished is not None or outcome != JobState.DELETED.name:
+            raise RunStateError(f"Run {name} has ended before ({outcome}); there is nothing to cancel.")
     finally:
         lock.release()
     return f"Run {name} was not running; it is marked as cancelled."
+
+
+def _finish(name: str, paths: SubmitPaths, plan: Plan, state: RunState) -> str:
+    """Write down how a run ended of which no driver did; return that."""
+    events = state.recovered_events()
+    outcome = JobState.DELETED
+    if state.is_done:
+        outcome = state.outcome()  # Its driver died after the last job had ended.
+    else:
+        events.append({"e": "cancel"})
+    now = round(time.time(), 3)
+    with closing(Journal(paths.driver_journal, name, plan.id)) as journal:
+        for event in (*events, {"e": "finish", "state": outcome.name}):
+            journal.append({"e": event.pop("e"), "t": now, **event})
+        journal.sync()
+    return outcome.name

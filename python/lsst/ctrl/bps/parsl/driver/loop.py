@@ -27,7 +27,7 @@ from .backend import Backend
 from .limits import Limits
 from .retry import decide
 from .tail import NodeTail
-from .tasks import Task
+from .tasks import Maker, Task
 
 __all__ = ["Driver", "Listener"]
 
@@ -49,13 +49,6 @@ class Listener(Protocol):
 
     def update(self, state: RunState) -> None:
         """Look at the state; called often."""
-
-
-class Maker(Protocol):
-    """Makes tasks; see `~lsst.ctrl.bps.parsl.driver.tasks.TaskMaker`."""
-
-    def make(self, index: int, attempt: int, memory: int | None) -> Task:
-        """Make a task."""
 
 
 class Driver:
@@ -185,25 +178,38 @@ class Driver:
         self._journal.sync()  # Without this line, nobody would know that failed jobs are to run again.
 
     def _loop(self) -> None:
-        while self._stop is None:
-            if self.state.is_done and not self._in_flight:
-                self._record({"e": "finish", "state": self.state.outcome().name})
-                self._journal.sync()
+        while not self._has_ended():
+            if self._stop is not None:
+                self._stop_jobs(self._stop)
                 return
             self._hand_out()
             if not (self._in_flight or self._ready or self.state.is_done):
                 raise RuntimeError(f"{self.state.plan.path}: no job is ready and none runs; this is a bug")
             self._take_results()
             self._look_around()
+
+    def _has_ended(self) -> bool:
+        """Tell whether nothing is left to do, and write that down."""
+        if not self.state.is_done or self._in_flight:
+            return False
+        if not isinstance(self.error, RunAbortedError):
+            self.error = None  # Why more workers are not to be had is no matter any more.
+        self._record({"e": "finish", "state": self.state.outcome().name})
+        self._journal.sync()
+        return True
+
+    def _stop_jobs(self, why: str) -> None:
+        """End before the run has ended."""
         if self.error is None:
             _LOG.warning(
                 "Stopping (%s): jobs have %.0f seconds to end; another signal ends them at once.",
-                self._stop,
+                why,
                 GRACE_SECONDS,
             )
         self._end_jobs(GRACE_SECONDS)
-        self._record({"e": "stop", "why": self._stop})
-        self._journal.sync()
+        if not self._has_ended():  # The last ones may have succeeded in that time.
+            self._record({"e": "stop", "why": why})
+            self._journal.sync()
 
     def _hand_out(self) -> None:
         """Give the backend what is ready, the most urgent first."""
@@ -314,8 +320,14 @@ class Driver:
             code if value is None else int(value),
         )
         _LOG.error("%s.", self.error.message)
-        if not self.state.cancelled:
-            self._record({"e": "cancel"})
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """Let no more jobs begin, and end those that run; the final ones are to run all the same."""
+        if self.state.cancelled or self.state.is_done:
+            return
+        self._record({"e": "cancel"})
+        if self.state.totals()[JobState.DELETED]:
             self._backend.kill(GRACE_SECONDS)
 
     def _look_around(self) -> None:
@@ -353,8 +365,7 @@ class Driver:
         if self.state.cancelled or not take_cancel_request(self._paths.cancel_request):
             return
         _LOG.info("The run is being cancelled.")
-        self._record({"e": "cancel"})
-        self._backend.kill(GRACE_SECONDS)
+        self._cancel()
 
     def _end_jobs(self, grace: float, *, record: bool = True) -> None:
         """End the jobs that run, and wait until they have ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lsst.ctrl.bps import BpsConfig
 
@@ -21,7 +21,7 @@ from ..plan.plan import Plan
 if TYPE_CHECKING:
     from .sites import Sites
 
-__all__ = ["Task", "TaskMaker", "node_setup"]
+__all__ = ["Maker", "Task", "TaskMaker", "node_setup"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,6 +50,13 @@ class Task:
 
     priority: int = field(default=0, compare=False)
     """BPS's priority; higher runs first."""
+
+
+class Maker(Protocol):
+    """Makes tasks."""
+
+    def make(self, index: int, attempt: int, memory: int | None) -> Task:
+        """Make a task; see `TaskMaker.make`."""
 
 
 class TaskMaker:

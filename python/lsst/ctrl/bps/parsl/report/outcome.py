@@ -41,14 +41,16 @@ def error_of(
     Returns
     -------
     error : `RunEndedError` or `None`
-        The error; `None` where all jobs succeeded.
+        The error; `None` where all jobs succeeded and none aborted the run.
     """
-    if state.finished == JobState.SUCCEEDED.name:
-        return None
     totals = state.totals()
     done = f"{totals[JobState.SUCCEEDED]} of {sum(totals.values())} jobs succeeded"
+    succeeded = state.finished == JobState.SUCCEEDED.name
     if isinstance(error, RunAbortedError):
-        return RunAbortedError(f"{error.message}; {done}. Resume with: {resume}", error.exit_code)
+        follows = "" if succeeded else f" Resume with: {resume}"
+        return RunAbortedError(f"{error.message}; {done}.{follows}", error.exit_code)
+    if succeeded:
+        return None
     if error is not None:
         return NoWorkersError(
             f"{error.message}\n{done}. The settings of the run, which you can edit, are in {config}. "

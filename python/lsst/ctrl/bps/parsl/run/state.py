@@ -176,8 +176,10 @@ class RunState:
         Returns
         -------
         state : `JobState`
-            SUCCEEDED, FAILED or DELETED.
+            SUCCEEDED where all jobs did, cancelled or not; FAILED or DELETED.
         """
+        if sum(counts[JobState.SUCCEEDED] for counts in self.counts) == len(self.plan):
+            return JobState.SUCCEEDED
         if self.cancelled:
             return JobState.DELETED
         return JobState.FAILED if self.exit_codes else JobState.SUCCEEDED
