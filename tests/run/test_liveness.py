@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from lsst.ctrl.bps.parsl.errors import RunHeldError, StorageError
 from lsst.ctrl.bps.parsl.run import liveness
 from lsst.ctrl.bps.parsl.run.liveness import PATIENCE_SECONDS, Holder, RunLock, living_holder
 from support.plans import umask, world_writable
+from support.warm import wait_until
 
 HOLD = """
 import sys
@@ -151,6 +153,64 @@ def test_sign_of_life_is_given_where_it_is_due(tmp_path: Path, monkeypatch: pyte
     assert path.stat().st_mtime > time.time() - 60
     lock.release()
     assert PATIENCE_SECONDS > 3 * 10.0
+
+
+def test_signs_of_life_while_the_driver_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that waits for the batch system gives signs of life all the same."""
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.05)
+    path = tmp_path / "lock"
+    lock = RunLock(path, "r")
+    lock.acquire()
+    for _ in range(2):
+        os.utime(path, (1, 1))
+        wait_until(lambda: path.stat().st_mtime > 1)
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "heartbeat")
+    lock.release()
+    assert not thread.is_alive()
+    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_no_more_signs_for_another_driver(
+    tmp_path: Path, elsewhere: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that has lost its run does not keep the other one's lock alive."""
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.05)
+    path = tmp_path / "lock"
+    lock = RunLock(path, "r")
+    lock.acquire()
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "heartbeat")
+    write_holder(path, elsewhere, age=1000.0)
+    thread.join(30)
+    assert not thread.is_alive()
+    os.utime(path, (1, 1))
+    with pytest.raises(RunHeldError):
+        lock.beat()
+    assert path.stat().st_mtime == 1
+    lock.release()
+
+
+def test_time_in_which_the_host_sleeps_counts(
+    tmp_path: Path, elsewhere: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver whose host slept sees before it does anything else that another one has the run now:
+    the ordinary clock stands still in that time.
+    """
+    slept = 0.0
+
+    def clock(which: int) -> float:
+        return 1000.0 + (slept if which == time.CLOCK_BOOTTIME else 0.0)
+
+    monkeypatch.setattr(time, "clock_gettime", clock)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    path = tmp_path / "lock"
+    lock = RunLock(path, "r")
+    lock.acquire()
+    write_holder(path, elsewhere)
+    lock.beat()  # It has just looked.
+    slept = PATIENCE_SECONDS
+    with pytest.raises(RunHeldError, match=elsewhere.host):
+        lock.beat()
+    lock.release()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "5", '{"host": "x"}', "pid", "started"])

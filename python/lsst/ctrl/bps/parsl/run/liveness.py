@@ -25,6 +25,7 @@ from ..errors import RunHeldError, StorageError
 from ..files import PUBLIC, open_regular, read_file, storage_errors, write_atomic
 from ..node.lines import write_whole
 from ..node.processes import start_time
+from .heartbeat import Heartbeat
 
 __all__ = ["Holder", "RunLock", "ask_to_cancel", "living_holder", "take_cancel_request"]
 
@@ -182,6 +183,7 @@ class RunLock:
         self._run = run
         self._fd = -1
         self._touched = 0.0
+        self._heartbeat: Heartbeat | None = None
 
     def acquire(self) -> None:
         """Take the lock.
@@ -220,6 +222,7 @@ class RunLock:
             raise
         self._fd = fd
         self.beat()
+        self._heartbeat = Heartbeat(self.beat, HEARTBEAT_SECONDS)
 
     def _lives(self, holder: Holder) -> bool:
         """Tell whether another driver has the run, where this one holds the file's lock."""
@@ -247,7 +250,8 @@ class RunLock:
         StorageError
             Raised if the file has been removed, and all others with it.
         """
-        now = time.monotonic()
+        # The ordinary clock stands still while a laptop sleeps, and others take the run in that time.
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
         if now - self._touched >= HEARTBEAT_SECONDS or not self._touched:
             self._check_own()
             self._touched = now
@@ -274,6 +278,8 @@ class RunLock:
 
     def release(self) -> None:
         """Give the lock back, if it is this driver's."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         if self._fd >= 0:
             with suppress(OSError):
                 if self._is_own():
