@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,13 @@ from parsl.launchers import SimpleLauncher
 from parsl.providers.cluster_provider import ClusterProvider
 
 from lsst.ctrl.bps.parsl.driver.blocks import Demand
-from lsst.ctrl.bps.parsl.driver.pilots import MOST_DEATHS, YOUNG_SECONDS, Pilots
+from lsst.ctrl.bps.parsl.driver.pilots import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    MOST_DEATHS,
+    YOUNG_SECONDS,
+    Pilots,
+)
 from lsst.ctrl.bps.parsl.errors import NoWorkersError, SchedulerError
 
 
@@ -310,6 +317,154 @@ def test_blocks_that_did_something_may_end(tmp_path: Path) -> None:
             scene.tick(YOUNG_SECONDS + 1.0)
         scene.provider.become(JobState.TIMEOUT)
     assert scene.errors == []
+
+
+def test_blocks_that_bring_nothing_are_said_and_asked_for_ever_more_slowly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Blocks that last and of which no job ends are counted and said, and the pauses between them grow;
+    they do not end the run, since its jobs may be longer than its blocks.
+    """
+    scene = Scene()
+    scene.need(1)
+    pauses = []
+    for number in range(2 * MOST_DEATHS):
+        ended = scene.now
+        while scene.tick() == 0:
+            pass
+        pauses.append(scene.now - ended)
+        scene.provider.become(JobState.RUNNING, str(100 + number))
+        scene.tick()
+        scene.tick(3600.0)
+        scene.provider.become(JobState.TIMEOUT, str(100 + number))
+        scene.tick()
+    assert scene.errors == []
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[1] > FIRST_PAUSE - 2, pauses[-1] > LONGEST_PAUSE - 2) == (1.0, True, True)
+    said = [record.getMessage() for record in caplog.records if "60 minutes" in record.getMessage()]
+    assert len(said) == 2 * MOST_DEATHS
+    assert f"{2 * MOST_DEATHS} blocks in a row" in said[-1]
+    scene.pilots.heard_from("workers")
+    ended = scene.now
+    scene.tick(LONGEST_PAUSE)
+    scene.provider.become(JobState.RUNNING)
+    scene.tick()
+    scene.pilots.heard_from("workers")
+    scene.provider.become(JobState.TIMEOUT)
+    scene.tick(3600.0)
+    assert scene.tick() == 1, "without a pause, after one that brought something"
+
+
+def test_stop_between_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is asked to stop while blocks are submitted submits no more of them."""
+    scene = Scene()
+    scene.need(16)
+    submit = scene.provider.submit
+
+    def then_stop(*args: Any) -> str:
+        scene.pilots.stop()
+        return submit(*args)
+
+    monkeypatch.setattr(scene.provider, "submit", then_stop)
+    scene.tick()
+    assert scene.submitted == 1
+
+
+def test_asked_twice_nobody_waits_for_a_slow_command(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch system that takes its time holds nobody up who asked twice; what may be left is said."""
+    scene = Scene()
+    scene.need(1)
+    asked, answer = threading.Event(), threading.Event()
+    submit = scene.provider.submit
+
+    def slow(*args: Any) -> str:
+        asked.set()
+        answer.wait()
+        return submit(*args)
+
+    monkeypatch.setattr(scene.provider, "submit", slow)
+    scene.pilots.start()
+    try:
+        assert asked.wait(30)
+        scene.pilots.stop_waiting()
+        scene.pilots.stop()
+        scene.pilots.end_all()
+        assert "may still be in the queue" in caplog.text
+    finally:
+        answer.set()
+
+
+class Broken(Exception):
+    """What a provider of a user's may raise."""
+
+
+@pytest.mark.parametrize("method", ["cancel", "status", "sweep"])
+def test_whatever_a_provider_raises_at_the_end(
+    method: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a provider raises when blocks are to be ended is said once, in words, and ends nothing else."""
+    scene = Scene()
+    scene.need(4)
+    scene.tick()
+    asked = []
+
+    def fails(*args: Any) -> Any:
+        asked.append(args)
+        if len(asked) > 2:
+            scene.pilots.stop_waiting()
+        raise Broken("qdel: server down")
+
+    monkeypatch.setattr(scene.provider, method, fails, raising=False)
+    if method == "status":
+        monkeypatch.setattr(scene.provider, "cancel", lambda numbers: [False] * len(numbers))
+    scene.pilots.end_all()
+    assert len(asked) == 3, "it is tried again"
+    assert caplog.text.count("qdel: server down") == 1
+    assert "Traceback" not in caplog.text
+    assert "may still be in the queue" in caplog.text
+
+
+def test_provider_that_cannot_tell_of_its_blocks(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parsl asks for all executors in one go: what one's provider raises is said once and goes no further."""
+    scene = Scene()
+    scene.need(4)
+    assert scene.tick() == 1
+
+    def fails(job_ids: Sequence[object]) -> Any:
+        raise Broken("qstat: server down")
+
+    monkeypatch.setattr(scene.provider, "status", fails)
+    for _ in range(3):
+        assert scene.tick() == 1
+        scene.pilots.look("workers")
+    assert caplog.text.count("qstat: server down") == 1
+
+
+def test_what_is_raised_while_blocks_are_looked_after(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is raised each second is said once, and again after it went well in between."""
+    scene = Scene()
+    scene.need(4)
+    scene.tick()
+
+    def fails(job_ids: Sequence[object]) -> list[bool]:
+        raise Broken("qdel: server down")
+
+    scene.need(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.provider, "cancel", fails)
+        for _ in range(5):
+            scene.now += 100.0
+            scene.pilots.look("workers")
+    assert caplog.text.count("qdel: server down") == 1
+    scene.now += 200.0
+    scene.pilots.look("workers")
+    assert scene.alive == 0
 
 
 def test_block_without_the_time_for_a_job_gets_company() -> None:

@@ -152,7 +152,7 @@ class FakeBackend:
     def check(self) -> None:
         """Find nothing wrong."""
 
-    def hurry(self) -> None:
+    def stop_waiting(self) -> None:
         """Wait for nothing anyway."""
 
     def kill(self, grace: float) -> None:

@@ -11,11 +11,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor as HostPool
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from parsl.dataflow.dflow import DataFlowKernel
 from parsl.executors import HighThroughputExecutor, ThreadPoolExecutor
@@ -28,21 +27,19 @@ from ..node.client import forget_clients, kill_jobs, run_job
 from ..paths import SubmitPaths
 from ..site import SiteConfig
 from .blocks import Demand
+from .ending import Step, end_all_of
 from .functions import function_here, function_on_worker, node_package, tied_command
-from .kernel import end_kernel, marked, start_kernel
+from .kernel import end_kernel, run_variables, start_kernel
 from .local_provider import check_path, watch_local_pilots
 from .parsl_log import ParslLog
 from .pilots import Pilots
 from .sites import Sites
-from .tasks import Task, node_setup
+from .tasks import Completed, Task, node_setup
 from .umask import close_umask, restore_umask
 
-__all__ = ["Backend", "Completed", "ParslBackend"]
+__all__ = ["ParslBackend"]
 
 _LOG = logging.getLogger(__name__)
-
-Completed = Callable[[Task, dict[str, Any]], None]
-"""What is called, in any thread, with the result of each task."""
 
 MOST_WINDOW = 20_000
 """Number of tasks that Parsl has at most."""
@@ -52,31 +49,6 @@ _ONE_PROCESS_EACH = {"WorkQueueExecutor", "TaskVineExecutor"}
 
 DECLINED_SECONDS = 5.0
 """Time until a job is offered again that a block had no time for."""
-
-
-class Backend(Protocol):
-    """Where the driver's tasks go."""
-
-    window: int
-    """Number of tasks to have there at most."""
-
-    def start(self, completed: Completed) -> None:
-        """Begin."""
-
-    def submit(self, task: Task) -> None:
-        """Take a task; ``completed`` is called with its result."""
-
-    def kill(self, grace: float) -> None:
-        """End what runs: SIGTERM, and SIGKILL after ``grace`` seconds."""
-
-    def check(self) -> None:
-        """Do what is due from time to time; raise where the run cannot go on."""
-
-    def hurry(self) -> None:
-        """Wait no longer for what ends; from a signal's handler."""
-
-    def close(self) -> None:
-        """End, and leave nothing behind."""
 
 
 class ParslBackend:
@@ -115,9 +87,10 @@ class ParslBackend:
         self._low_first: set[str] = set()
         self._monitored = False
         self._umask: int | None = None
-        self._spent = False
+        self._blocks_ended = False
         self._run_dir = ""
         self._submitted = 0
+        self._killed = 0
         self._lock = threading.Lock()
         self._flying: dict[int, Task] = {}
         self._declined: dict[int, float] = {}
@@ -155,10 +128,10 @@ class ParslBackend:
             self._demand,
             self._idle_seconds,
             self._fail,
-            marked=lambda: marked(self._paths),
+            in_run=lambda: run_variables(self._paths),
         )
         self._kernel = start_kernel(config, others, self._paths)
-        self._spent = False
+        self._blocks_ended = False
         self._pilots.start()
         threads = [getattr(executor, "max_threads", None) for executor in executors]
         if all(threads):
@@ -174,7 +147,7 @@ class ParslBackend:
         self._setups[None] = {**host, **common, **_choices(self._sites.main), "cpus": None, "memory": None}
         for executor in executors:
             site = self._sites.site_of_executor(executor.label)
-            told = {"monitored": self._monitored, **common, **_choices(site)}
+            for_all = {"monitored": self._monitored, **common, **_choices(site)}
             if isinstance(executor, ThreadPoolExecutor):
                 self._here.add(executor.label)
                 cpus = site.get_capacity()["cpus"]
@@ -182,13 +155,13 @@ class ParslBackend:
                     # Of more threads than run jobs, either may be heard first.
                     executor.max_threads = min(executor.max_threads or 1, int(cpus))
                 setup = node_setup(self._paths, self._cwd, site.name or "")
-                self._setups[executor.label] = {**setup, **site.get_capacity(), **told}
+                self._setups[executor.label] = {**setup, **site.get_capacity(), **for_all}
                 if site is self._sites.main:
                     # The jobs that run here beside the others share its runner.
                     self._setups[None] = self._setups[executor.label]
                 continue
             setup = node_setup(self._paths, self._cwd, site.name or "", export=site.settings.environment)
-            setup |= {"package": node_package(), "shared": True, **told}
+            setup |= {"package": node_package(), "shared": True, **for_all}
             kinds = {kind.__name__ for kind in type(executor).__mro__}
             setup["own_process"] = bool(kinds & _ONE_PROCESS_EACH)
             # Work Queue and TaskVine count what the jobs of a node have.
@@ -220,12 +193,11 @@ class ParslBackend:
         """Start Parsl anew after its blocks were ended: what it still has in
         its queues would run in new ones.
         """
-        assert self._kernel is not None
-        end_kernel(self._kernel)
+        self._end_kernel()
         self._start_parsl()
 
     def _hand_over(self, number: int, task: Task) -> None:
-        if self._spent and task.executor not in self._here:
+        if self._blocks_ended and task.executor not in self._here:
             self._start_again()
         assert self._kernel is not None, "it was not started"
         assert self._host_pool is not None
@@ -272,9 +244,11 @@ class ParslBackend:
             task = self._flying.get(number)
             if task is None:
                 return
-            if "declined" in result:
+            if "declined" in result and number > self._killed:
                 self._declined[number] = time.monotonic() + DECLINED_SECONDS
                 return
+            if "declined" in result:
+                result = {"lost": "ended before it was started"}
             del self._flying[number]
             self._declined.pop(number, None)
         if (note := result.pop("note", None)) and note not in self._notes:
@@ -332,42 +306,65 @@ class ParslBackend:
         grace : `float`
             Seconds from SIGTERM to SIGKILL.
         """
-        kill_jobs(str(self._paths.submit_path), grace, self._submitted)
+        with self._lock:
+            self._killed = self._submitted
+            declined = list(self._declined)
+        here = partial(kill_jobs, str(self._paths.submit_path), grace, self._killed)
+        end_all_of(("Ending the jobs on this host", here))
         if self._pilots:
-            self._spent = True
-            self._pilots.stop()
-            self._pilots.end_all()
-            self._give_up(set(self._pilots.labels()))
+            self._blocks_ended = True
+            self._end_blocks()
+        self._give_up(declined)
 
-    def hurry(self) -> None:
+    def stop_waiting(self) -> None:
         """Wait no longer for blocks to end."""
         if self._pilots is not None:
-            self._pilots.hurry()
+            self._pilots.stop_waiting()
 
-    def _give_up(self, labels: set[str]) -> None:
-        """Take the tasks of blocks that were ended for lost."""
-        with self._lock:
-            numbers = [number for number, task in self._flying.items() if task.executor in labels]
+    def _end_blocks(self) -> None:
+        """Have no more blocks, and no tasks that were given to them."""
+        if self._pilots:
+            end_all_of(
+                ("Asking for no more blocks", self._pilots.stop),
+                ("Ending the blocks", self._pilots.end_all),
+            )
+            labels = set(self._pilots.labels())
+            with self._lock:
+                numbers = [number for number, task in self._flying.items() if task.executor in labels]
+            self._give_up(numbers)
+
+    def _give_up(self, numbers: list[int]) -> None:
+        """Take tasks for lost that will not run any more."""
         for number in numbers:
             self._returned(number, {"lost": "its block was ended"})
 
     def close(self) -> None:
         """End Parsl, its blocks and this host's runners."""
+        steps: list[Step] = []
         if self._host_pool is not None:
-            self._host_pool.shutdown()
-        if self._pilots:
-            self._pilots.stop()
-            self._pilots.end_all()
-        if self._kernel is not None:
-            end_kernel(self._kernel)
-            self._kernel = None
-        for client in forget_clients(str(self._paths.submit_path)):
-            client.close()
+            # It may wait for a job of which nothing is heard; what ends the runners ends that.
+            end = partial(self._host_pool.shutdown, wait=False, cancel_futures=True)
+            steps.append(("Ending the jobs of the submit host", end))
+        steps += [
+            ("Ending the blocks", self._end_blocks),
+            ("Ending Parsl", self._end_kernel),
+            ("Ending the runners", self._end_runners),
+        ]
         if self._log is not None:
-            self._log.close()
+            steps.append(("Closing Parsl's log", self._log.close))
         if self._umask is not None:
             self._umask = None
-            restore_umask()
+            steps.append(("Restoring the umask", restore_umask))
+        end_all_of(*steps)
+
+    def _end_kernel(self) -> None:
+        kernel, self._kernel = self._kernel, None
+        if kernel is not None:
+            end_kernel(kernel)
+
+    def _end_runners(self) -> None:
+        clients = forget_clients(str(self._paths.submit_path))
+        end_all_of(*(("Ending a runner", client.close) for client in clients))
 
 
 def _choices(site: SiteConfig) -> dict[str, bool]:

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from parsl.executors.status_handling import BlockProviderExecutor
-from parsl.jobs.states import JobStatus
+from parsl.jobs.states import JobState, JobStatus
 
 from ..errors import SchedulerError
 
 __all__ = ["Block", "Blocks", "Demand", "last_words", "refusal_text", "slots_per_node", "trouble"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -55,8 +60,72 @@ class Blocks:
     pause: float = 0.0
     next_try: float = 0.0
     deaths: int = 0
+    """Blocks in a row that ended soon and before any job did."""
+    fruitless: int = 0
+    """Blocks in a row that lasted, and of whose jobs none ended."""
     surplus_since: float | None = None
-    told: str = ""
+    last_refusal: str = ""
+    errors: dict[str, str] = field(default_factory=dict)
+    """What was raised last, by what was being done."""
+
+    @contextmanager
+    def trying(self, what: str) -> Iterator[None]:
+        """Do something that is tried again if it fails; say what is raised, each thing once.
+
+        What providers of users raise is not known, and they raise it each
+        time that they are asked.
+
+        Parameters
+        ----------
+        what : `str`
+            What is done, such as "Ending the blocks of x".
+        """
+        try:
+            yield
+        except Exception as exc:
+            text = f"{type(exc).__name__}: {exc}"
+            if self.errors.get(what) != text:
+                self.errors[what] = text
+                _LOG.warning("%s failed (%s); it is tried again.", what, text)
+                _LOG.debug("Where that was:", exc_info=True)
+        else:
+            self.errors.pop(what, None)
+
+    def poll(self, parsls: Callable[[], None]) -> None:
+        """Have Parsl ask for the blocks' states; it asks for those of all executors in one go.
+
+        Parameters
+        ----------
+        parsls : `~collections.abc.Callable`
+            Parsl's method.
+        """
+        with self.trying(f"Asking for the blocks of {self.executor.label}"):
+            parsls()
+
+    def end(self) -> bool:
+        """End all blocks.
+
+        Returns
+        -------
+        gone : `bool`
+            Whether the batch system has none of them any more.
+        """
+        executor, provider = self.executor, self.provider
+        ids = list(executor.job_ids_to_block)
+        if not ids and not getattr(provider, "uncertain", False):
+            return True
+        with self.trying(f"Ending the blocks of {executor.label}"), suppress(SchedulerError):
+            # Some providers of users return nothing.
+            taken = provider.cancel(ids) or [True] * len(ids)
+            for number in ids:
+                block = executor.job_ids_to_block[number]
+                status = JobStatus(JobState.SCALED_IN)
+                executor._status[block] = executor._simulated_status[block] = status
+                self.blocks.setdefault(block, Block(0.0)).ended = True
+            if hasattr(provider, "sweep"):
+                return bool(provider.sweep() == 0)
+            return all(taken) or all(status.terminal for status in provider.status(ids))
+        return False
 
 
 def slots_per_node(item: Blocks) -> float:

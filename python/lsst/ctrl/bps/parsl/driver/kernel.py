@@ -9,7 +9,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,10 +19,12 @@ from parsl.executors import HighThroughputExecutor
 from parsl.executors.base import ParslExecutor
 
 from ..errors import NoWorkersError
+from ..node.pilot import PILOT_END
 from ..node.records import RUN_VARIABLE
 from ..paths import SubmitPaths
+from .ending import Step, end_all_of
 
-__all__ = ["end_kernel", "marked", "start_kernel"]
+__all__ = ["end_kernel", "run_variables", "start_kernel"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,9 +55,9 @@ def start_kernel(config: Config, others: list[ParslExecutor], paths: SubmitPaths
         Parsl.
     """
     _switch_off(config)
-    with marked(paths), _without_main():
+    with run_variables(paths), _without_main():
         try:
-            kernel = DataFlowKernel(config)
+            kernel = _Kernel(config)
             kernel.add_executors(others)
         except queue.Empty:
             raise NoWorkersError(
@@ -69,6 +71,39 @@ def start_kernel(config: Config, others: list[ParslExecutor], paths: SubmitPaths
     return kernel
 
 
+class _Kernel(DataFlowKernel):
+    """Parsl, which ends all of its parts."""
+
+    def add_executors(self, executors: Sequence[ParslExecutor]) -> None:
+        """Start executors; where one does not start, end all there are."""
+        try:
+            super().add_executors(executors)
+        except BaseException:
+            _wait_for(self._end_parts)
+            raise
+
+    def cleanup(self) -> None:
+        """End, whatever executors raise."""
+        # Parsl would end their blocks now, which has been done.
+        self.job_status_poller._executors.clear()
+        for executor in self.executors.values():
+            end = partial(end_all_of, (f"Ending Parsl's executor {executor.label}", executor.shutdown))
+            executor.shutdown = end  # type: ignore[method-assign]
+        super().cleanup()
+
+    def _end_parts(self) -> None:
+        """End what was started so far."""
+        self.job_status_poller._executors.clear()
+        steps: list[Step] = [("Ending Parsl's look at blocks", self.job_status_poller.close)]
+        steps += [(f"Ending Parsl's executor {one.label}", one.shutdown) for one in self.executors.values()]
+        if self.monitoring:
+            steps.append(("Ending Parsl's monitoring", self.monitoring.close))
+        if hasattr(self, "_task_launch_pool"):
+            steps.append(("Ending Parsl's launches", self._task_launch_pool.shutdown))
+        atexit.unregister(self.atexit_cleanup)
+        end_all_of(*steps)
+
+
 def end_kernel(kernel: DataFlowKernel) -> None:
     """End Parsl; do not wait for those of its threads that wait for nothing.
 
@@ -77,17 +112,27 @@ def end_kernel(kernel: DataFlowKernel) -> None:
     kernel : `parsl.dataflow.dflow.DataFlowKernel`
         Parsl.
     """
-    thread = threading.Thread(target=kernel.cleanup, name="parsl-cleanup", daemon=True)
+    _wait_for(kernel.cleanup)
+    atexit.unregister(kernel.atexit_cleanup)
+
+
+def _wait_for(end: Callable[[], None]) -> None:
+    """Let something of Parsl's end, for some time."""
+    step = ("Ending Parsl", end)
+    thread = threading.Thread(target=end_all_of, args=(step,), name="parsl-cleanup", daemon=True)
     thread.start()
     thread.join(CLEANUP_SECONDS)
     if thread.is_alive():
-        atexit.unregister(kernel.atexit_cleanup)
         _LOG.warning("Parsl does not end within %.0f seconds; it is left to itself.", CLEANUP_SECONDS)
 
 
 @contextmanager
-def marked(paths: SubmitPaths) -> Iterator[None]:
-    """Have a restart find the processes that are started, should this one be killed.
+def run_variables(paths: SubmitPaths) -> Iterator[None]:
+    """Give the processes that are started the environment variables of this run.
+
+    By them a restart finds these processes, should this one be killed. That
+    this process may be a job of a pilot is nothing to pilots of its own:
+    beside it, they have no other place than that.
 
     Parameters
     ----------
@@ -95,15 +140,13 @@ def marked(paths: SubmitPaths) -> Iterator[None]:
         Where the run is.
     """
     with _ENVIRON_LOCK:
-        before = os.environ.get(RUN_VARIABLE)
+        before = {name: os.environ.pop(name, None) for name in (RUN_VARIABLE, PILOT_END)}
         os.environ[RUN_VARIABLE] = str(paths.submit_path)
         try:
             yield
         finally:
-            if before is None:
-                del os.environ[RUN_VARIABLE]
-            else:
-                os.environ[RUN_VARIABLE] = before
+            del os.environ[RUN_VARIABLE]
+            os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 @contextmanager

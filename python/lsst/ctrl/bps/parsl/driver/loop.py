@@ -13,7 +13,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,11 +23,10 @@ from ..run.job_state import JobState
 from ..run.journal import Journal
 from ..run.liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
 from ..run.state import RunState
-from .backend import Backend
 from .limits import Limits
 from .retry import decide
 from .tail import NodeTail
-from .tasks import Maker, Task
+from .tasks import Backend, Maker, Task
 
 __all__ = ["Driver", "Listener"]
 
@@ -108,7 +107,7 @@ class Driver:
         self._in_flight = 0
         self._stop: str | None = None
         self.error: RunEndedError | None = None
-        self._hurry = False
+        self._asked_twice = False
         self._synced = self._looked = time.monotonic()
         self._tail = NodeTail(paths)
 
@@ -131,9 +130,9 @@ class Driver:
             The reason, for the journal.
         """
         # This may be a signal's handler: it only takes note.
-        self._hurry = self._stop is not None
-        if self._hurry:
-            self._backend.hurry()
+        self._asked_twice = self._stop is not None
+        if self._asked_twice:
+            self._backend.stop_waiting()
         self._stop = why
         self._results.put(None)
 
@@ -151,20 +150,17 @@ class Driver:
             Raised if the journal cannot be written. The jobs have been ended
             then, and the run can be resumed.
         """
-        try:
+        with ExitStack() as end:
+            end.callback(self._show)
+            end.callback(self._journal.close)
             self._begin()
+            end.callback(self._backend.close)
             try:
                 self._backend.start(self._completed)
                 self._loop()
             except BaseException:
                 self._end_jobs(1.0, record=False)
                 raise
-            finally:
-                self._backend.close()
-        finally:
-            self._journal.close()
-            if self._listener is not None:
-                self._listener.update(self.state)
         return self.state
 
     # The loop.
@@ -339,6 +335,9 @@ class Driver:
             self._read_nodes()
             self._show_life(now)
             self._heed_requests()
+        self._show()
+
+    def _show(self) -> None:
         if self._listener is not None:
             self._listener.update(self.state)
 
@@ -371,12 +370,10 @@ class Driver:
         """End the jobs that run, and wait until they have ended."""
         self._backend.kill(grace)
         deadline = time.monotonic() + grace + 5.0
-        hurried = False
         while self._in_flight and time.monotonic() < deadline:
-            if self._hurry and not hurried:
-                # Asked twice: no more time for the jobs.
-                hurried = True
-                self._backend.kill(0.0)
+            if self._asked_twice:
+                self._asked_twice = False
+                self._backend.kill(0.0)  # No more time for the jobs.
             if record:
                 self._take_results()
             else:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from parsl.executors import HighThroughputExecutor
@@ -82,7 +83,7 @@ class Pilots:
         Called with an error when no worker can be had.
     clock : `~collections.abc.Callable`, optional
         Seconds since any moment.
-    marked : `~collections.abc.Callable`, optional
+    in_run : `~collections.abc.Callable`, optional
         Returns the context in which blocks are started.
     """
 
@@ -93,24 +94,25 @@ class Pilots:
         idle_seconds: Callable[[str], float],
         failed: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
-        marked: Callable[[], AbstractContextManager[None]] = nullcontext,
+        in_run: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._demand = demand
         self._idle_seconds = idle_seconds
         self._failed = failed
         self._clock = clock
-        self._marked = marked
+        self._in_run = in_run
         self.fence = Fence()
-        self._lock = threading.RLock()
         self._end_deadline: float | None = None
         self._stopped = threading.Event()
-        self._hurry = threading.Event()
+        self._at_once = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pilots", daemon=True)
         self._executors = {}
         for executor in executors:
             if isinstance(executor, BlockProviderExecutor) and executor.provider is not None:
                 provider = executor.provider
-                self._executors[executor.label] = Blocks(executor, provider, provider.init_blocks)
+                item = Blocks(executor, provider, provider.init_blocks)
+                self._executors[executor.label] = item
+                executor.poll_facade = partial(item.poll, executor.poll_facade)  # type: ignore[method-assign]
                 # From here on neither Parsl's strategy nor its error handler acts.
                 provider.init_blocks = 0
                 executor.block_error_handler = noop_error_handler
@@ -136,7 +138,9 @@ class Pilots:
             Label of its executor.
         """
         if label in self._executors:
-            self._executors[label].result_at = self._clock()
+            item = self._executors[label]
+            item.result_at = self._clock()
+            item.fruitless = 0
 
     def capacity(self) -> int:
         """Return the number of jobs that may run at once.
@@ -157,12 +161,19 @@ class Pilots:
     def _run(self) -> None:
         while not self._stopped.is_set():
             for label in self._executors:
-                try:
-                    self.tick(label)
-                except Exception as exc:
-                    # What Parsl and providers of users raise here is not known.
-                    _LOG.warning("Looking after the workers of %s failed: %s", label, exc, exc_info=True)
+                self.look(label)
             self._stopped.wait(TICK_SECONDS)
+
+    def look(self, label: str) -> None:
+        """Look at an executor's blocks once; say what goes wrong.
+
+        Parameters
+        ----------
+        label : `str`
+            Label of the executor.
+        """
+        with self._executors[label].trying(f"Looking after the workers of {label}"):
+            self.tick(label)
 
     def tick(self, label: str) -> None:
         """Look at an executor's blocks once, and do what is due.
@@ -172,28 +183,27 @@ class Pilots:
         label : `str`
             Label of the executor.
         """
-        with self._lock:
-            if self._stopped.is_set():
-                return
-            item = self._executors[label]
-            now = self._clock()
-            self.fence.tick(item, now)
-            active = self._look(item, now)
-            demand = self._demand(label)
-            if (why := trouble(item, demand)) is not None:
-                self._failed(NoWorkersError(why))
-                return
-            wanted = self._wanted(item, demand, active)
-            if len(active) < wanted:
-                item.surplus_since = None
-                if now >= item.next_try:
-                    self._more(item, wanted - len(active), now)
-            elif len(active) > wanted:
-                self._fewer(item, active, wanted, demand, now)
-            elif demand.jobs and demand.declined == demand.jobs and self._all_too_old(item, demand, active):
-                self._make_room(item)
-            else:
-                item.surplus_since = None
+        if self._stopped.is_set():
+            return
+        item = self._executors[label]
+        now = self._clock()
+        self.fence.tick(item, now)
+        active = self._look(item, now)
+        demand = self._demand(label)
+        if (why := trouble(item, demand)) is not None:
+            self._failed(NoWorkersError(why))
+            return
+        wanted = self._wanted(item, demand, active)
+        if len(active) < wanted:
+            item.surplus_since = None
+            if now >= item.next_try:
+                self._more(item, wanted - len(active), now)
+        elif len(active) > wanted:
+            self._fewer(item, active, wanted, demand, now)
+        elif demand.jobs and demand.declined == demand.jobs and self._all_too_old(item, demand, active):
+            self._make_room(item)
+        else:
+            item.surplus_since = None
 
     def _look(self, item: Blocks, now: float) -> list[str]:
         """Note what became of the blocks; return those that are there."""
@@ -222,10 +232,21 @@ class Pilots:
         age = now - (block.started if block.started is not None else now)
         if item.result_at > block.asked:
             item.deaths = 0
-        elif age < YOUNG_SECONDS:
+            return
+        self._back_off(item, now)
+        why = last_words(status)
+        if age >= YOUNG_SECONDS:
+            # Its jobs may take longer than it lasted: no reason to end the run.
+            item.fruitless += 1
+            _LOG.warning(
+                "A block of %s ended after %.0f minutes, and before any job did%s%s",
+                item.executor.label,
+                age / 60,
+                f" ({item.fruitless} blocks in a row)" if item.fruitless > 1 else "",
+                why,
+            )
+        else:
             item.deaths += 1
-            self._back_off(item, now)
-            why = last_words(status)
             _LOG.warning("A block of %s ended before any of its jobs did%s", item.executor.label, why)
             if item.deaths >= MOST_DEATHS:
                 self._failed(
@@ -274,15 +295,17 @@ class Pilots:
     def _more(self, item: Blocks, count: int, now: float) -> None:
         executor = item.executor
         for _ in range(count):
-            with self._marked():
+            if self._stopped.is_set():
+                return  # Each may have taken the batch system minutes.
+            with self._in_run():
                 made = executor.scale_out_facade(1)
             if made:
                 for number in made:
                     item.blocks[number] = Block(now)
-                if not item.deaths:
+                if not item.deaths and not item.fruitless:
                     item.pause = 0.0
-                if item.told:
-                    item.told = ""
+                if item.last_refusal:
+                    item.last_refusal = ""
                     _LOG.info("%s: the batch system takes blocks again.", executor.label)
                 continue
             self._refused(item, now)
@@ -301,8 +324,8 @@ class Pilots:
         if (isinstance(refusal, SchedulerError) and refusal.final) or _NO_FILES in message:
             self._failed(NoWorkersError(f"The batch system refuses blocks for {executor.label}: {message}"))
         self._back_off(item, now)
-        if message != item.told:
-            item.told = message
+        if message != item.last_refusal:
+            item.last_refusal = message
             _LOG.warning(
                 "No block for %s: %s. The run waits, and tries again for as long as it takes.",
                 executor.label,
@@ -328,13 +351,13 @@ class Pilots:
     def stop(self) -> None:
         """Ask for no more blocks."""
         self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        while self._thread.is_alive() and not self._at_once.is_set():
+            self._thread.join(0.1)  # It may wait for an answer of the batch system.
         self.fence.open()
 
-    def hurry(self) -> None:
+    def stop_waiting(self) -> None:
         """Wait no longer for blocks to end."""
-        self._hurry.set()
+        self._at_once.set()
 
     def end_all(self, seconds: float = END_SECONDS) -> None:
         """End all blocks, and wait until the batch system has none of them.
@@ -348,35 +371,16 @@ class Pilots:
         again = self._end_deadline is not None
         if self._end_deadline is None:
             self._end_deadline = self._clock() + seconds
-        deadline = self._end_deadline
-        with self._lock:
-            todo = list(self._executors.values())
-            while todo:
-                todo = [item for item in todo if not self._end_blocks(item)]
-                if not todo or self._clock() > deadline or self._hurry.wait(0.5):
-                    break
-        for item in [] if again else todo:
+        left = list(self._executors.values())
+        while left:
+            left = [item for item in left if not item.end()]
+            if not left or self._clock() > self._end_deadline or self._at_once.wait(0.5):
+                break
+        if self._thread.is_alive():
+            left = list(self._executors.values())  # A block may be on its way.
+        for item in [] if again else left:
             _LOG.warning(
                 "Blocks of %s may still be in the queue. They end by themselves within two minutes of their "
                 "start; bps restart and bps cancel remove them.",
                 item.executor.label,
             )
-
-    def _end_blocks(self, item: Blocks) -> bool:
-        """End an executor's blocks; return whether they are gone."""
-        executor, provider = item.executor, item.provider
-        ids = list(executor.job_ids_to_block)
-        if not ids and not getattr(provider, "uncertain", False):
-            return True
-        try:
-            taken = provider.cancel(ids)
-            for number in ids:
-                block = executor.job_ids_to_block[number]
-                status = JobStatus(JobState.SCALED_IN)
-                executor._status[block] = executor._simulated_status[block] = status
-                item.blocks.setdefault(block, Block(0.0)).ended = True
-            if hasattr(provider, "sweep"):
-                return bool(provider.sweep() == 0)
-            return all(taken) or all(status.terminal for status in provider.status(ids))
-        except SchedulerError:
-            return False

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ from ..plan.plan import Plan
 if TYPE_CHECKING:
     from .sites import Sites
 
-__all__ = ["Maker", "Task", "TaskMaker", "node_setup"]
+__all__ = ["Backend", "Completed", "Maker", "Task", "TaskMaker", "node_setup"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,6 +51,35 @@ class Task:
 
     priority: int = field(default=0, compare=False)
     """BPS's priority; higher runs first."""
+
+
+Completed = Callable[[Task, dict[str, Any]], None]
+"""What is called, in any thread, with the result of each task."""
+
+
+class Backend(Protocol):
+    """Where the driver's tasks go."""
+
+    window: int
+    """Number of tasks to have there at most."""
+
+    def start(self, completed: Completed) -> None:
+        """Begin."""
+
+    def submit(self, task: Task) -> None:
+        """Take a task; ``completed`` is called with its result."""
+
+    def kill(self, grace: float) -> None:
+        """End what runs: SIGTERM, and SIGKILL after ``grace`` seconds; raise nothing."""
+
+    def check(self) -> None:
+        """Do what is due from time to time; raise where the run cannot go on."""
+
+    def stop_waiting(self) -> None:
+        """Wait no longer for what ends; from a signal's handler."""
+
+    def close(self) -> None:
+        """End, and leave nothing behind; raise nothing."""
 
 
 class Maker(Protocol):

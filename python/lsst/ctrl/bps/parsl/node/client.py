@@ -346,11 +346,12 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
             # The worker ends the group of a process that it has started, and
             # may not have made it in time.
             os.setpgid(0, 0)
-    left = time_left()
-    if left is not None and left < spec.get("walltime", 0):
-        return {"declined": left}
     if spec["n"] <= _REFUSED.get(setup["submit_path"], 0):
         return {"lost": "ended before it was started"}
+    # The driver may be a job of a pilot: beside it, there is no other place.
+    left = time_left() if setup.get("shared") else None
+    if left is not None and left < spec.get("walltime", 0):
+        return {"declined": left}
     result = client_for(setup).run(spec)
     if setup.get("monitored") and result.get("exit", 0) != 0:
         # What Parsl's monitoring takes for a failure. A class of ours could
