@@ -11,7 +11,7 @@ import pytest
 
 from lsst.ctrl.bps.parsl.driver.cancellation import cancel_dead_run
 from lsst.ctrl.bps.parsl.errors import RunStateError
-from lsst.ctrl.bps.parsl.node.records import encode_line
+from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import Journal
