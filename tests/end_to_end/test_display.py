@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from lsst.ctrl.bps import WmsRunReport
+from lsst.ctrl.bps.parsl.batch.pilot_records import record_pilots
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import Plan
 from lsst.ctrl.bps.parsl.run.job_state import JobState
@@ -141,6 +142,34 @@ def test_report_site(box: Sandbox) -> None:
         assert shown.get("SITE", "local") == "local"
         assert shown["PAYLOAD"] == "steps"
         assert ("SITE" in head.split()) == HAS_SITE
+
+
+def test_report_blocks(box: Sandbox) -> None:
+    """``bps report --id`` says what the blocks do, from a shell that knows nothing of the run, and asks Slurm
+    once; a list of runs, and ``bps status``, do not ask.
+    """
+    box.prepare([Step("a")])
+    record_pilots(SubmitPaths(box.submit_path).pilots, "slurm", tag="bps-parsl:run:0", clusters=None)
+    squeue = box.path / "slurm" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(
+        "#!/bin/sh\n"
+        f"echo x >>{box.path}/asked\n"
+        "echo '1|R|None|bps-parsl:run:0:a'\n"
+        "echo '2|PD|Priority|bps-parsl:run:0:b'\n"
+    )
+    squeue.chmod(0o755)
+    env = {**box.env, "PATH": f"{squeue.parent}:{box.env['PATH']}", "SQUEUE_STATES": "R"}
+    box.bps("report", "--hist", "1", env=env).succeeded()
+    box.bps("status", "--id", "run", env=env)
+    assert not (box.path / "asked").exists()
+    report = box.bps("report", "--id", "run", "--return-exit-codes", env=env).succeeded()
+    assert "\nBlocks in Slurm's queue: 1 runs, 1 waits (Priority).\n" in report.stdout
+    assert (box.path / "asked").read_text() == "x\n"
+    # A machine without Slurm's commands has the rest of the report.
+    report = box.bps("report", "--id", "run").succeeded()
+    assert "What the blocks in Slurm's queue do is not known: there is no squeue here.\n" in report.stdout
+    assert "TOTAL" in report.stdout
 
 
 def test_report_failed(box: Sandbox) -> None:
