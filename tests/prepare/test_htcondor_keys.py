@@ -95,6 +95,14 @@ def test_variables_of_the_users_own() -> None:
     assert said(content) == f"{HEAD}payloadCommand, jobCleanup (use preCmdline and postCmdline)."
 
 
+def test_site_without_blocks() -> None:
+    """``provisionResources`` is what a site with blocks does anyway; another one has nothing to ask for."""
+    config = BpsConfig({"provisionResources": True})
+    assert htcondor_keys(config) is None
+    assert htcondor_keys(config, has_blocks=False) == f"{HEAD}provisionResources (this site has no blocks)."
+    assert htcondor_keys(BpsConfig({"provisionResources": False}), has_blocks=False) is None
+
+
 def test_condor_profile() -> None:
     """What goes into HTCondor's submit file; a profile of other systems is left alone."""
     profile = {"profile": {"condor": {"requirements": "x"}}}

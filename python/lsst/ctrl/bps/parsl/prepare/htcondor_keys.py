@@ -26,6 +26,7 @@ _ADVICE = {
     "customEnvSetup": _SETUP,
     "bpsUseHTCEnvironment": "environment works without it",
     "provisioning": "use walltime, partition, account and max_blocks of the site",
+    "provisionResources": "this site has no blocks",
     "nodeset": "blocks run the jobs of one run",
     "profile.condor": "use constraint or scheduler_options of the site",
     "releaseExpr": "use numberOfRetries",
@@ -38,13 +39,16 @@ _ADVICE = {
 _FALSE = frozenset(("false", "no", "off", "0"))
 
 
-def htcondor_keys(config: BpsConfig) -> str | None:
+def htcondor_keys(config: BpsConfig, *, has_blocks: bool = True) -> str | None:
     """Say which keys of HTCondor's plugin have no effect, and what to use.
 
     Parameters
     ----------
     config : `lsst.ctrl.bps.BpsConfig`
         Configuration of the run.
+    has_blocks : `bool`, optional
+        Whether its site asks a batch system for blocks, which is what
+        ``provisionResources`` is for.
 
     Returns
     -------
@@ -57,6 +61,8 @@ def htcondor_keys(config: BpsConfig) -> str | None:
     found = _found(tree)
     for key in _used(tree, found):
         found.pop(key)
+    if has_blocks:
+        found.pop("provisionResources", None)
     if not found:
         return None
     by_advice: dict[str, list[str]] = {}

@@ -117,11 +117,14 @@ def leave_if_surplus(config: BpsConfig) -> None:
 def say_what_is_understood(config: BpsConfig) -> None:
     """Log how settings were understood that people often get wrong."""
     from ..site import SiteConfig
+    from ..sites import Local, LocalSrunWorkQueue, LocalTaskVine
     from ..sites.foreign_keys import foreign_keys
 
     site = SiteConfig.from_config(config)
-    for warning in (*foreign_keys(site), *filter(None, [htcondor_keys(config)])):
-        _LOG.warning("%s", warning)
+    has_blocks = not isinstance(site, Local | LocalSrunWorkQueue | LocalTaskVine)
+    for warning in (*foreign_keys(site), htcondor_keys(config, has_blocks=has_blocks)):
+        if warning:
+            _LOG.warning("%s", warning)
     for remark in site.remarks():
         _LOG.info("%s", remark)
 
