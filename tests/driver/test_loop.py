@@ -25,7 +25,7 @@ from lsst.ctrl.bps.parsl.plan.plan import JobKind, Plan
 from lsst.ctrl.bps.parsl.report.outcome import error_of
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import read_journal
-from lsst.ctrl.bps.parsl.run.liveness import Holder, ask_to_cancel
+from lsst.ctrl.bps.parsl.run.liveness import Holder, ask_to_cancel, is_asked
 from lsst.ctrl.bps.parsl.run.replay import replay
 from run.test_state import random_lines, snapshot
 from support.fake import LOST, SUCCEEDS, FakeBackend, Outcome, Run, Script, after, drive, fails
@@ -741,6 +741,22 @@ def test_final_job_after_a_cancel_waits_for_what_runs(tmp_path: Path, no_ticks: 
     found = [event["e"] for event in read_journal(paths.driver_journal)]
     rest = found[found.index("cancel") :]
     assert rest in (["cancel", "ok", "pending", "ok", "finish"], ["cancel", "pending", "ok", "finish"])
+
+
+def test_run_is_cancelled_twice(tmp_path: Path, no_ticks: None) -> None:
+    """Each request is taken away, also one that has nothing left to change: who asks waits for that."""
+    plan, paths = make_plan(tmp_path, [plan_line("a"), plan_line("f", final=True, number_of_retries=5)])
+    asked: list[bool] = []
+
+    def ask(fake: FakeBackend, driver: Driver) -> None:
+        if len(asked) < 2 and not is_asked(paths.cancel_request):
+            asked.append(driver.state.cancelled)
+            ask_to_cancel(paths.cancel_request, Holder.this_process())
+
+    drive(plan, paths, {1: after(5, fails(), SUCCEEDS)}, on_step=ask)
+    assert asked == [False, True]
+    assert not is_asked(paths.cancel_request)
+    assert len(events(paths, "cancel")) == 1
 
 
 def test_request_to_an_earlier_driver_is_not_for_this_one(tmp_path: Path, no_ticks: None) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -17,7 +19,16 @@ import pytest
 
 from lsst.ctrl.bps.parsl.errors import RunHeldError, StorageError
 from lsst.ctrl.bps.parsl.run import liveness
-from lsst.ctrl.bps.parsl.run.liveness import PATIENCE_SECONDS, Holder, RunLock, living_holder
+from lsst.ctrl.bps.parsl.run.liveness import (
+    PATIENCE_SECONDS,
+    Holder,
+    RunLock,
+    ask_to_cancel,
+    is_asked,
+    living_holder,
+    read_holder,
+    take_cancel_request,
+)
 from support.plans import umask, world_writable
 from support.warm import wait_until
 
@@ -240,3 +251,99 @@ def test_lock_is_nobody_elses_to_write(tmp_path: Path) -> None:
         lock.acquire()
     lock.release()
     assert world_writable(tmp_path) == []
+
+
+def test_host_that_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop in another network has another name, and the same driver: it keeps its lock, is seen to
+    live, hears a request to cancel and gives the lock back; a second driver is refused.
+    """
+    path, request = tmp_path / "lock", tmp_path / "cancel"
+    lock = RunLock(path, "r")
+    lock.acquire()
+    holder = read_holder(path)
+    assert holder is not None
+    ask_to_cancel(request, holder)
+    monkeypatch.setattr(socket, "gethostname", lambda: "laptop-elsewhere")
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.0)
+    os.utime(path, (1, 1))
+    assert living_holder(path) == holder
+    lock.beat()
+    with pytest.raises(RunHeldError, match=f"pid {os.getpid()}"):
+        RunLock(path, "r").acquire()
+    assert take_cancel_request(request)
+    assert not is_asked(request)
+    lock.release()
+    assert path.read_text() == ""
+
+
+def test_host_that_was_booted_since_has_no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver of an earlier boot of this host is dead at once, though its last sign of life is fresh."""
+    write_holder(tmp_path / "lock", replace(Holder.this_process(), boot="earlier"))
+    assert living_holder(tmp_path / "lock") is None
+    monkeypatch.setattr(liveness, "_gives_signs", None)
+    lock = RunLock(tmp_path / "lock", "r")
+    lock.acquire()
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ESTALE, "has been removed"), (errno.EIO, "Cannot read the lock of the run")]
+)
+@pytest.mark.parametrize("call", ["fstat", "pread"])
+def test_lock_file_that_fails_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str, call: str
+) -> None:
+    """What the file system says of the lock is an error in words that names the file, and no word of
+    another driver.
+    """
+    lock = RunLock(tmp_path / "lock", "r")
+    lock.acquire()
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.0)
+
+    def fails(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fails)
+        with pytest.raises(StorageError, match=said if call == "fstat" else "Cannot read the lock") as caught:
+            lock.beat()
+        assert str(tmp_path / "lock") in caught.value.message
+    with monkeypatch.context() as patch:
+        close = os.close
+
+        def close_late(fd: int) -> None:
+            close(fd)
+            fails()
+
+        patch.setattr(os, "close", close_late)
+        lock.release()
+    RunLock(tmp_path / "lock", "r").acquire()
+
+
+def test_look_at_the_lock_keeps_no_driver_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks, from another host, whether a run is driven has its lock for a moment: a restart in that
+    moment waits. Somebody who keeps it has the run.
+    """
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open("rb") as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(looker, fcntl.LOCK_UN))
+        lock = RunLock(path, "r")
+        lock.acquire()
+        lock.release()
+        fcntl.flock(looker, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        monkeypatch.setattr(liveness, "LOOK_SECONDS", -1.0)
+        with pytest.raises(RunHeldError, match="by another process"):
+            lock.acquire()
+
+
+def test_request_that_cannot_be_read_is_no_request(tmp_path: Path) -> None:
+    """Whatever is in the place of a request to cancel ends no run, neither well nor badly."""
+    request = tmp_path / "cancel"
+    assert not take_cancel_request(request)
+    request.write_text("{")
+    assert not take_cancel_request(request)
+    assert not is_asked(request)
+    request.mkdir()
+    assert not take_cancel_request(request)

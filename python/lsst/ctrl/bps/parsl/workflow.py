@@ -24,9 +24,8 @@ from .report.progress import ProgressDisplay
 from .report.suggestions import MARGIN, PERCENTILE, section_finder, snippet
 from .report.summary import Table, print_end, print_requests, status_table
 from .report.view import RunView
-from .run.liveness import RunLock, ask_to_cancel, living_holder
+from .run.liveness import RunLock, ask_to_cancel, is_asked, living_holder, withdraw
 from .run.registry import find_submit_path, register_run
-from .run.replay import replay
 
 if TYPE_CHECKING:
     import parsl.config
@@ -302,15 +301,14 @@ class ParslWorkflow(BaseWmsWorkflow):
         if holder is None:
             return cancel_dead_run(self.name, paths)
         ask_to_cancel(paths.cancel_request, holder)
-        plan = Plan(paths.plan)
         deadline = time.monotonic() + CANCEL_SECONDS
         while time.monotonic() < deadline:
-            state = replay(plan, paths)
-            if state.cancelled:
-                finals = any(template.final for template in plan.templates)
+            if not is_asked(paths.cancel_request):
+                finals = any(template.final for template in Plan(paths.plan).templates)
                 still = "; its final job still runs" if finals else ""
                 return f"The driver on {holder} ends the jobs of {self.name}{still}."
             if living_holder(paths.lock) is None:
+                withdraw(paths.cancel_request)
                 return f"Run {self.name} ended before it was cancelled."
             time.sleep(0.2)
         return f"The driver on {holder} was asked to cancel {self.name} and has not answered yet."

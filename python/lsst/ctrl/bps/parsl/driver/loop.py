@@ -361,7 +361,7 @@ class Driver:
             self._journal.sync()
 
     def _heed_requests(self) -> None:
-        if self.state.cancelled or not take_cancel_request(self._paths.cancel_request):
+        if not take_cancel_request(self._paths.cancel_request) or self.state.cancelled:
             return
         _LOG.info("The run is being cancelled.")
         self._cancel()

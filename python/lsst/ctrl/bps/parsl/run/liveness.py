@@ -5,10 +5,15 @@ The driver holds a lock on a file in which it says who it is, and touches the
 file as long as it lives. On its own host the lock and the process itself
 tell; from another host, where neither can be seen for sure, the touching
 does.
+
+Two drivers are one where the boot of the host, the process id and the time
+when the process began are the same. A host's name may change; it is there for
+people, and to tell that a driver of an earlier boot is dead.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -16,7 +21,7 @@ import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
@@ -27,7 +32,15 @@ from ..node.lines import write_whole
 from ..node.processes import start_time
 from .heartbeat import Heartbeat
 
-__all__ = ["Holder", "RunLock", "ask_to_cancel", "living_holder", "take_cancel_request"]
+__all__ = [
+    "Holder",
+    "RunLock",
+    "ask_to_cancel",
+    "is_asked",
+    "living_holder",
+    "take_cancel_request",
+    "withdraw",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,6 +49,9 @@ HEARTBEAT_SECONDS = 10.0
 
 PATIENCE_SECONDS = 120.0
 """Time without a sign after which a driver on another host counts as dead."""
+
+LOOK_SECONDS = 1.0
+"""Time in which somebody who only looks at the lock has given it back."""
 
 SETTLE_SECONDS = 1.0
 """Time that several drivers have to write their names where there are no
@@ -52,8 +68,8 @@ MOST_CLOCK_ERROR_SECONDS = 2 * 3600.0
 class Holder:
     """A process that drives a run."""
 
-    host: str
-    """Name of its host."""
+    host: str = field(compare=False)
+    """Name of its host, at that time."""
 
     pid: int
     """Its process id."""
@@ -75,11 +91,12 @@ class Holder:
         return cls(socket.gethostname(), pid, start_time(pid) or 0, _boot_id())
 
     def runs_here(self) -> bool:
-        """Tell whether it is a living process of this host."""
-        if self.host != socket.gethostname() or self.boot != _boot_id():
-            return False
-        found = start_time(self.pid)
-        return found is not None and found == self.started
+        """Tell whether it is a living process of this host, whatever that is called by now."""
+        return self.boot == _boot_id() and start_time(self.pid) == self.started
+
+    def was_here(self) -> bool:
+        """Tell whether it was a process of this host, so that it is dead where it is not seen."""
+        return self.host == socket.gethostname()
 
 
 def _boot_id() -> str:
@@ -126,16 +143,16 @@ def living_holder(path: Path) -> Holder | None:
     holder = read_holder(path)
     if holder is None:
         return None
-    if holder.host == socket.gethostname():
-        return holder if holder.runs_here() else None
+    if holder.runs_here():
+        return holder
     # Clocks of two hosts may differ; a lock that both see does not.
-    return holder if _was_touched(path) or _is_locked(path) else None
+    return holder if not holder.was_here() and (_was_touched(path) or _is_locked(path)) else None
 
 
 def _was_touched(path: Path) -> bool:
     try:
         return abs(time.time() - path.stat().st_mtime) < PATIENCE_SECONDS
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
@@ -162,7 +179,7 @@ def _gives_signs(path: Path) -> bool:
             time.sleep(min(0.5, WATCH_SECONDS))
             if path.stat().st_mtime_ns != first:
                 return True
-    except FileNotFoundError:
+    except OSError:
         pass  # It has just ended.
     return False
 
@@ -199,13 +216,7 @@ class RunLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             fd = open_regular(self.path, flags, PUBLIC)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                settle = 0.0
-            except BlockingIOError:
-                raise self._held() from None
-            except OSError:
-                settle = SETTLE_SECONDS  # This file system has no locks; the holder's word counts.
+            locked = self._lock(fd)
             if (holder := read_holder(self.path)) and self._lives(holder):
                 raise self._held()
             with storage_errors(self.path, "write the lock of the run"):
@@ -213,23 +224,41 @@ class RunLock:
                 os.lseek(fd, 0, os.SEEK_SET)
                 write_whole(fd, content)
                 os.ftruncate(fd, len(content))
-            if settle:
-                time.sleep(settle)
+            if not locked:
+                time.sleep(SETTLE_SECONDS)
                 if read_holder(self.path) != Holder.this_process():
                     raise self._held()  # Who wrote last has it.
         except BaseException:
-            os.close(fd)
+            with suppress(OSError):
+                os.close(fd)
             raise
         self._fd = fd
         self.beat()
         self._heartbeat = Heartbeat(self.beat, HEARTBEAT_SECONDS)
 
+    def _lock(self, fd: int) -> bool:
+        """Lock the file; `False` where the file system has no locks, and the holder's word counts."""
+        deadline = time.monotonic() + LOOK_SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = read_holder(self.path)
+                if (holder and holder.runs_here()) or time.monotonic() > deadline:
+                    raise self._held() from None
+                # Perhaps somebody only looks whether it is locked.
+                time.sleep(0.05)
+            except OSError:
+                return False
+            else:
+                return True
+
     def _lives(self, holder: Holder) -> bool:
         """Tell whether another driver has the run, where this one holds the file's lock."""
-        if holder.host == socket.gethostname():
-            return holder.runs_here() and holder != Holder.this_process()
+        if holder.runs_here():
+            return holder != Holder.this_process()
         # A lock that hosts share would have told.
-        return _was_touched(self.path) or _gives_signs(self.path)
+        return not holder.was_here() and (_was_touched(self.path) or _gives_signs(self.path))
 
     def _held(self) -> RunHeldError:
         holder = read_holder(self.path)
@@ -260,20 +289,28 @@ class RunLock:
                 os.utime(self._fd)
 
     def _check_own(self) -> None:
-        if os.fstat(self._fd).st_nlink == 0:
+        with storage_errors(self.path, "read the lock of the run"):
+            removed = self._is_removed()
+            own = not removed and self._is_own()
+        if removed:
             raise StorageError(
                 f"{self.path} has been removed while the run was going on. Put its directory back; "
                 "what is not in its journals will be run again."
             )
-        if not self._is_own():
+        if not own:
             raise self._held()
 
+    def _is_removed(self) -> bool:
+        try:
+            return os.fstat(self._fd).st_nlink == 0
+        except OSError as exc:
+            if exc.errno != errno.ESTALE:  # NFS, where another host removed it.
+                raise
+            return True
+
     def _is_own(self) -> bool:
-        me = Holder.this_process()
-        with suppress(OSError, ValueError, TypeError):
-            found = Holder(**json.loads(os.pread(self._fd, 1 << 16, 0)))
-            # Whatever this host is called by now.
-            return replace(found, host=me.host) == me
+        with suppress(ValueError, TypeError):
+            return Holder(**json.loads(os.pread(self._fd, 1 << 16, 0))) == Holder.this_process()
         return False
 
     def release(self) -> None:
@@ -284,7 +321,8 @@ class RunLock:
             with suppress(OSError):
                 if self._is_own():
                     os.ftruncate(self._fd, 0)
-            os.close(self._fd)
+            with suppress(OSError):
+                os.close(self._fd)
             self._fd = -1
 
 
@@ -315,8 +353,36 @@ def take_cancel_request(path: Path) -> bool:
     asked : `bool`
         `False` also where an earlier driver was meant.
     """
-    if not path.exists():
+    if not is_asked(path):
         return False
     asked = read_holder(path) == Holder.this_process()
-    path.unlink(missing_ok=True)
+    withdraw(path)
     return asked
+
+
+def is_asked(path: Path) -> bool:
+    """Tell whether a request to cancel a run waits for its driver.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        File of the request.
+
+    Returns
+    -------
+    asked : `bool`
+        Whether it is there.
+    """
+    return os.path.lexists(path)
+
+
+def withdraw(path: Path) -> None:
+    """Remove a request to cancel a run.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        File of the request.
+    """
+    with suppress(OSError):  # It is for one driver alone: no other will heed it.
+        path.unlink()
