@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ class RunnerClient:
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self._setup = setup
+        # Who sends may have to wait for the runner, which may wait for the
+        # thread that reads: that one needs the other lock only.
+        self._sending = threading.Lock()
         self._lock = threading.Lock()
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
         self._mark = ""
@@ -71,9 +75,9 @@ class RunnerClient:
         self.process: subprocess.Popen[bytes] | None = None
         self._socket = self._shared() if setup.get("shared") else self._own()
         self.alive = True
-        self._send({"setup": self._first_message()})
-        self._reader = threading.Thread(target=self._read, name="runner-replies", daemon=True)
+        self._reader = threading.Thread(target=self._serve, name="runner-replies", daemon=True)
         self._reader.start()
+        self._send({"setup": self._first_message()})
 
     def _own(self) -> socket.socket:
         """Start a runner that ends with this process."""
@@ -165,10 +169,7 @@ class RunnerClient:
             if not self.alive:
                 return {"lost": "the runner process has ended"}
             self._waiting[key] = future
-        try:
-            self._send({**spec, "key": key})
-        except OSError:
-            self._fail("the runner process has ended")
+        self._send({**spec, "key": key})
         result = future.result()
         with self._lock:
             if self._notes:
@@ -186,10 +187,7 @@ class RunnerClient:
         upto : `int`
             The last job to end, by the order in which they were submitted.
         """
-        try:
-            self._send({"kill": grace, "upto": upto})
-        except OSError:
-            self._fail("the runner process has ended")
+        self._send({"kill": grace, "upto": upto})
 
     def close(self, timeout: float = 10.0) -> None:
         """End the process, and with it what still runs.
@@ -200,10 +198,7 @@ class RunnerClient:
             Seconds to wait before the process is killed.
         """
         self._closing = True
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # The process was gone before.
+        self._hang_up()
         # One that others use goes on.
         if self.process is not None and not self._setup.get("shared"):
             try:
@@ -216,33 +211,57 @@ class RunnerClient:
 
     def _send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
-        with self._lock:
-            self._socket.sendall(data)
+        try:
+            with self._sending:
+                self._socket.sendall(data)
+        except OSError:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Have the reader come to the end, after what the runner has said before."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # The runner was gone before.
+
+    def _serve(self) -> None:
+        """Take what the runner says; then end what it has left, and only then give up its jobs."""
+        with ExitStack() as afterwards:
+            afterwards.callback(self._fail, "the runner process ended")
+            afterwards.callback(self._end_what_is_left)
+            self._read()
 
     def _read(self) -> None:
         lines = Lines(self._socket)
-        try:
+        with suppress(OSError):  # As good as the end of the stream.
             while (replies := lines.read()) is not None:
                 for reply in replies:
-                    if "mark" in reply:
-                        self._mark = reply["mark"]
-                    elif "note" in reply:
-                        with self._lock:
-                            self._notes.append(reply["note"])
-                    else:
-                        self._waiting.pop(reply.pop("key")).set_result(reply)
-        except OSError:
-            pass  # As good as the end of the stream.
-        if not self._closing:
-            try:
-                if self.process is not None:
-                    self.process.wait(1.0)
-            except subprocess.TimeoutExpired:
-                pass  # It ends its jobs first.
-            if self._mark:
-                # Its jobs may be alive, and must not be when they are run again.
-                end_leftovers(RUNNER_VARIABLE, self._mark, timeout=2.0)
-        self._fail("the runner process ended")
+                    self._take(reply)
+
+    def _take(self, reply: dict[str, Any]) -> None:
+        future = None
+        with self._lock:
+            if "mark" in reply:
+                self._mark = reply["mark"]
+            elif "note" in reply:
+                self._notes.append(reply["note"])
+            else:
+                future = self._waiting.pop(reply.pop("key"))
+        if future is not None:
+            future.set_result(reply)
+
+    def _end_what_is_left(self) -> None:
+        if self._closing:
+            return
+        self._hang_up()
+        try:
+            if self.process is not None:
+                self.process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            pass  # It ends its jobs first.
+        if self._mark:
+            # Its jobs may be alive, and must not be when they are run again.
+            end_leftovers(RUNNER_VARIABLE, self._mark, timeout=2.0)
 
     def _fail(self, why: str) -> None:
         with self._lock:

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A client whose connection to its runner breaks, or is slow."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from lsst.ctrl.bps.parsl.node.client import RunnerClient
+from node.test_runner import Node, beside
+from node.test_runner import node as node  # a fixture
+
+
+@pytest.mark.parametrize("how", ["run", "kill"])
+def test_jobs_are_lost_when_they_have_ended(node: Node, how: str) -> None:
+    """Where a request cannot be sent any more, its jobs are lost when their processes are gone."""
+    held, fifo = node.begin_held("trap '' TERM")
+    node.client._socket.shutdown(socket.SHUT_WR)
+    if how == "run":
+        assert set(node.run("/bin/true")) == {"lost"}
+    else:
+        node.client.kill(60.0, 100)
+    assert set(held.result(20)) == {"lost"}
+    assert [process for process in node.left() if process.pid == fifo.pid] == []
+    assert not node.client.alive
+
+
+def test_replies_on_their_way_count(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that had been sent before the connection broke is the job's, and the others are lost."""
+    ours, runner = socket.socketpair()
+    monkeypatch.setattr(RunnerClient, "_own", lambda self: ours)
+    with runner:
+        held = [node.begin("/bin/true") for _ in range(2)]
+        with runner.makefile("rb") as stream:
+            requests = [json.loads(stream.readline()) for _ in range(3)]
+        runner.sendall(json.dumps({"key": requests[1]["key"], "exit": 0}).encode() + b"\n")
+        runner.shutdown(socket.SHUT_RDWR)
+        assert set(node.run("/bin/true")) == {"lost"}
+    results = [future.result(20) for future in held]
+    assert sorted(map(list, results)) == [["exit"], ["lost"]]
+
+
+def test_reader_does_not_wait_for_who_sends(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies are read while the runner does not take a request: it may be waiting for that."""
+    ours, runner = socket.socketpair()
+    monkeypatch.setattr(RunnerClient, "_own", lambda self: ours)
+    with runner:
+        first = node.begin("/bin/true")
+        with runner.makefile("rb") as stream:
+            _, request = (json.loads(stream.readline()) for _ in range(2))
+        large = node.begin("x" * 10_000_000)
+        # It has begun to be sent.
+        runner.recv(1)
+        runner.sendall(json.dumps({"note": "of this node"}).encode() + b"\n")
+        runner.sendall(json.dumps({"key": request["key"], "exit": 0}).encode() + b"\n")
+        assert first.result(10) == {"exit": 0, "note": "of this node"}
+    assert set(large.result(20)) == {"lost"}
+
+
+def test_runner_that_ends_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner that ends before it has heard of anything loses its jobs, and no more."""
+    ours, runner = socket.socketpair()
+    runner.close()
+    monkeypatch.setattr(RunnerClient, "_own", lambda self: ours)
+    assert set(beside(lambda: node.client.run(node.spec("/bin/true"))).result(20)) == {"lost"}
