@@ -20,9 +20,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from .lines import write_whole
 from .main_script import Script, forget_the_past
-from .preload import LONGEST_LESSON, Lesson, Preloader, Scripts, shadowed
+from .packets import receive_packet, send_packet
+from .preload import Lesson, Preloader, Scripts, shadowed
 from .processes import become_subreaper, show_command
-from .records import LEVEL, MOST_BYTES
+from .records import LEVEL
 from .supervisor import supervise
 
 __all__ = ["main"]
@@ -49,12 +50,10 @@ class ForkServer:
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
-        first = json.loads(requests.recv(MOST_BYTES))
+        first = json.loads(receive_packet(requests)[0])
         # Read at once: nothing here is to be taken for the prefix's.
         self._said = [os.pread(fd, os.fstat(fd).st_size, 0) for fd in (1, 2)]
         self._learned, self._teach = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._teach.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST_LESSON)
-        self._teach.setblocking(False)
         self._wake, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -84,7 +83,7 @@ class ForkServer:
                 os.read(self._wake, 4096)
                 self._reap()
             if self._learned.fileno() in ready:
-                self._preloader.add(json.loads(self._learned.recv(LONGEST_LESSON)))
+                self._preloader.add(json.loads(receive_packet(self._learned)[0]))
             elif self._preloader:
                 self._load()
             elif self._requests.fileno() in ready and (job := self._take()):
@@ -99,9 +98,12 @@ class ForkServer:
 
     def _take(self) -> Job | None:
         """Take a request; return the job in the process that is to be it."""
-        data, fds, _, _ = socket.recv_fds(self._requests, MOST_BYTES, 3)
+        data, fds = receive_packet(self._requests, most_fds=3)
         if not data:
             os._exit(0)
+        if len(fds) < 3:
+            _close(fds)  # There was no room for more; the runner sees it.
+            return None
         message = json.loads(data)
         script = message["script"]
         job = None
@@ -121,8 +123,7 @@ class ForkServer:
             if job is None:
                 lesson.close()
         if job is None:
-            for fd in fds:
-                os.close(fd)
+            _close(fds)
         return job
 
     def _refuse(self, control: int, why: str) -> None:
@@ -144,8 +145,6 @@ class ForkServer:
         return Job(message, code, lesson)
 
     def _supervise(self, pid: int, message: dict[str, Any], control: int, lesson: Lesson) -> NoReturn:
-        teach = self._teach.fileno()
-
         def begin() -> int:
             try:
                 os.setpgid(pid, pid)
@@ -156,11 +155,11 @@ class ForkServer:
         def tell() -> None:
             if text := lesson.read():
                 try:
-                    os.write(teach, text)
+                    send_packet(self._teach, text, wait=False)
                 except OSError:
                     pass  # The next one of its kind tells the same.
 
-        supervise(control, begin, message.get("limit"), keep=teach, afterwards=tell)
+        supervise(control, begin, message.get("limit"), keep=self._teach.fileno(), afterwards=tell)
 
     def _become(self, message: dict[str, Any], fds: list[int]) -> None:
         """Have the signals, files and variables of a fresh process."""
@@ -190,9 +189,14 @@ class ForkServer:
 
     def _say(self, message: dict[str, Any]) -> None:
         try:
-            self._requests.send(json.dumps(message).encode())
+            send_packet(self._requests, json.dumps(message).encode())
         except OSError:
             os._exit(1)  # The runner is gone.
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def main() -> Script:

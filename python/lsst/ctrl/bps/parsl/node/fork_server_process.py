@@ -5,7 +5,6 @@ only.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
@@ -13,16 +12,19 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .packets import receive_packet, send_packet
 from .processes import (
     BASH,
     IGNORED_HERE,
     SCRIPT_FD,
     end_with_parent,
     find_program,
-    script_descriptor,
+    high_copy,
+    memory_descriptor,
 )
 from .python_scripts import Interpreter, interpreter_of, same_interpreter
 from .records import LEVEL, MOST_BYTES
@@ -111,34 +113,41 @@ class ForkServerProcess:
     def _start(self) -> None:
         self._starts += 1
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        logs = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr")]
-        inodes = [str(os.fstat(fd).st_ino) for fd in logs]
-        argv = [sys.executable, "-I", "-S", "-c", _RESOLVE, self._command, *inodes]
-        # Numbers that are free of the ones that it gets.
-        fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (*logs, theirs.fileno())]
-        actions: list[tuple[Any, ...]] = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            *((os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(fds, (1, 2, _SOCKET_FD), strict=True)),
-        ]
-        if self._prefix:
-            fds.append(script_descriptor(_after(self._prefix, argv)))
-            actions.append((os.POSIX_SPAWN_DUP2, fds[-1], SCRIPT_FD))
-            argv = list(BASH)
-        signals = [signal.SIGTERM, *IGNORED_HERE]
-        environ = {**self._given, **self._hidden}
-        try:
-            self.pid = os.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigdef=signals)
-        finally:
-            theirs.close()
-            for fd in (*logs, *fds):
-                os.close(fd)
         first = {
             "modules": self._modules,
             "excluded": sorted(self._excluded),
             "careful": self._careful,
             "hidden": sorted(self._hidden),
         }
-        self.socket.send(json.dumps(first).encode())
+        try:
+            with theirs:
+                self._spawn(theirs.fileno())
+            send_packet(self.socket, json.dumps(first).encode())
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def _spawn(self, theirs: int) -> None:
+        with ExitStack() as opened:
+
+            def own(fd: int) -> int:
+                opened.callback(os.close, fd)
+                return fd
+
+            out, err = own(memory_descriptor()), own(memory_descriptor())
+            inodes = [str(os.fstat(fd).st_ino) for fd in (out, err)]
+            argv = [sys.executable, "-I", "-S", "-c", _RESOLVE, self._command, *inodes]
+            files = {1: out, 2: err, _SOCKET_FD: own(high_copy(theirs))}
+            if self._prefix:
+                files[SCRIPT_FD] = own(memory_descriptor(_after(self._prefix, argv)))
+                argv = list(BASH)
+            actions: list[tuple[Any, ...]] = [
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in files.items()),
+            ]
+            signals = [signal.SIGTERM, *IGNORED_HERE]
+            environ = {**self._given, **self._hidden}
+            self.pid = os.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigdef=signals)
 
     def read(self) -> bool:
         """Take a message from the server.
@@ -164,11 +173,11 @@ class ForkServerProcess:
     def _receive(self) -> bytes:
         """Return a message; nothing at the end."""
         try:
-            return self.socket.recv(1 << 20)
+            return receive_packet(self.socket)[0]
         except ConnectionError:
             # It has ended with requests unread. The kernel says so first, and
             # only then gives what the server had said before.
-            return self.socket.recv(1 << 20)
+            return receive_packet(self.socket)[0]
 
     def _learn(self, trouble: dict[str, Any]) -> None:
         if self._careful and not trouble["excluded"]:
@@ -232,9 +241,9 @@ class ForkServerProcess:
         if len(data) > MOST_BYTES:
             return False
         try:
-            socket.send_fds(self.socket, [data], fds)
+            send_packet(self.socket, data, fds, wait=False)
         except OSError:
-            return False  # It has ended.
+            return False  # It has ended, or is too busy for one more.
         return True
 
     def kill(self) -> None:
@@ -297,7 +306,7 @@ def become_fork_server(arguments: list[str]) -> NoReturn:
             unfit, expected = f"{command} is not a Python script", False
     if interpreter is None:
         with socket.socket(fileno=_SOCKET_FD) as requests:
-            requests.send(json.dumps({"unfit": unfit, "expected": expected}).encode())
+            send_packet(requests, json.dumps({"unfit": unfit, "expected": expected}).encode())
         os._exit(0)
     end_with_parent()
     os.set_inheritable(_SOCKET_FD, True)

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from typing import Any
 
 from .connection import Connection
@@ -22,7 +23,7 @@ from .processes import (
     end_descendants,
     find_program,
     make_directory,
-    script_descriptor,
+    memory_descriptor,
     start_time,
 )
 from .records import CANNOT_EXECUTE, NOT_FOUND, expand, variables
@@ -130,17 +131,13 @@ class Job:
         asked : `bool`
             `False` where it is not for that server.
         """
-        ours, theirs = socket.socketpair()
-        fds: list[int] = []
-        with theirs:
-            try:
-                fds += self._open_logs()
-                if not server.request(self.spec, self.argv, self.environ, [*fds, theirs.fileno()]):
-                    ours.close()
-                    return False
-            finally:
-                for fd in fds:
-                    os.close(fd)
+        with ExitStack() as opened:
+            out, err = self._open_logs(opened)
+            ours, theirs = socket.socketpair()
+            opened.enter_context(theirs)
+            if not server.request(self.spec, self.argv, self.environ, [out, err, theirs.fileno()]):
+                ours.close()
+                return False
         self.server = server
         self._listen_to(ours)
         return True
@@ -154,42 +151,44 @@ class Job:
             Raised if there is no such program, or no log can be written.
         """
         code = bash_code(self.spec, self.owner.setup["prefix"])
-        out, err = self._open_logs()
         script = -1
         argv = self.argv
-        try:
+        with ExitStack() as opened:
+            out, err = self._open_logs(opened)
             if code is not None:
-                script = script_descriptor(code)
+                script = memory_descriptor(code)
+                opened.callback(os.close, script)
                 argv = [*BASH, *argv]
             program = find_program(argv[0], self.environ)
             self.server = None
             self._listen_to(self._fork(_spawner(program, argv, self.environ, out, err, script)))
-        finally:
-            for fd in (out, err, script):
-                if fd >= 0:
-                    os.close(fd)
 
     def _listen_to(self, control: socket.socket) -> None:
         self._control, self._lines = control, Lines(control)
 
-    def _open_logs(self) -> tuple[int, int]:
-        out = self._logs.open(self.spec["stdout"])
-        try:
-            err = self._logs.open(self.spec["stderr"])
-        except OSError:
-            os.close(out)
-            raise
+    def _open_logs(self, opened: ExitStack) -> tuple[int, int]:
+        """Open the logs, which are closed with what was opened besides."""
+        out, err = (self._open_log(self.spec[name], opened) for name in ("stdout", "stderr"))
         if self.spec["a"] > 1 and not self._headed:
             write_whole(err, f"---- attempt {self.spec['a']} ----\n".encode())
         self._headed = True
         return out, err
 
+    def _open_log(self, path: str, opened: ExitStack) -> int:
+        fd = self._logs.open(path)
+        opened.callback(os.close, fd)
+        return fd
+
     def _fork(self, begin: Callable[[], int]) -> socket.socket:
         ours, theirs = socket.socketpair()
-        self.supervisor = os.fork()
-        if self.supervisor == 0:
-            supervise(theirs.detach(), begin, self.spec.get("limit"))
-        theirs.close()
+        with theirs:
+            try:
+                self.supervisor = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if self.supervisor == 0:
+                supervise(theirs.detach(), begin, self.spec.get("limit"))
         return ours
 
     def fileno(self) -> int:
@@ -219,9 +218,10 @@ class Job:
     def _tell(self, what: bytes) -> None:
         if self._control is not None:
             try:
-                self._control.send(what)
+                # Of one that is stopped, nobody knows when it reads what it has been told already.
+                self._control.send(what, socket.MSG_DONTWAIT)
             except OSError:
-                pass  # Its end is about to be read.
+                pass  # Or its end is about to be read.
 
     def end_orphans(self, known: Collection[int]) -> bool:
         """End what is left of a job whose supervisor is gone.

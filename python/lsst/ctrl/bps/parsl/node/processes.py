@@ -17,15 +17,17 @@ __all__ = [
     "IGNORED_HERE",
     "SCRIPT_FD",
     "become_subreaper",
+    "can_be_given",
     "children",
     "descendants",
     "end",
     "end_descendants",
     "end_with_parent",
     "find_program",
+    "high_copy",
     "make_directory",
+    "memory_descriptor",
     "parent",
-    "script_descriptor",
     "show_command",
     "signal_group",
     "start_time",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 SCRIPT_FD = 3
-"""File descriptor on which bash has its code; see `script_descriptor`."""
+"""File descriptor on which bash has its code; see `memory_descriptor`."""
 
 BASH = ("/bin/bash", f"/dev/fd/{SCRIPT_FD}")
 """Bash with that code; its arguments are to follow."""
@@ -137,15 +139,43 @@ def find_program(name: str, environ: Mapping[str, str]) -> str:
     raise FileNotFoundError(2, "command not found", name)
 
 
-def script_descriptor(code: str) -> int:
-    """Put bash code where only this job sees it: no file, no argument."""
-    fd = os.memfd_create("script", os.MFD_CLOEXEC)
+def can_be_given(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Tell whether a new program could have these words and variables.
+
+    Parameters
+    ----------
+    argv : `~collections.abc.Sequence` [`str`]
+        Its command.
+    environ : `~collections.abc.Mapping` [`str`, `str`]
+        Its environment.
+
+    Returns
+    -------
+    can : `bool`
+        `False` where there is a NUL in it, or what has no encoding, or a
+        variable with a name that the kernel's form of them has no room for.
+    """
+    text = "".join((*argv, *environ, *environ.values()))
     try:
-        write_whole(fd, code.encode("utf-8", "surrogateescape"))
-        # A number that is free of the ones that the job gets.
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text and not any(name == "" or "=" in name for name in environ)
+
+
+def memory_descriptor(text: str = "") -> int:
+    """Put text, such as bash code, where only one job sees it: no file, no argument."""
+    fd = os.memfd_create("text", os.MFD_CLOEXEC)
+    try:
+        write_whole(fd, text.encode("utf-8", "surrogateescape"))
+        return high_copy(fd)
     finally:
         os.close(fd)
+
+
+def high_copy(fd: int) -> int:
+    """Return another descriptor of a file, free of the numbers that a job gets."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
 
 
 def descendants(pid: int) -> list[int]:

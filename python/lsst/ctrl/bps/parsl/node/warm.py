@@ -13,7 +13,7 @@ from typing import Any
 
 from .fork_server_process import VARYING, ForkServerProcess
 from .jobs import Job
-from .processes import end_descendants, find_program
+from .processes import can_be_given, end_descendants, find_program
 from .python_scripts import interpreter_of
 from .timer import Timer
 
@@ -65,7 +65,8 @@ class WarmStart:
         job : `Job`
             The job.
         """
-        wanted = job.owner.setup.get("warm") and job.plain
+        # What is wrong with a job is said on the cold way; no other job is to suffer from it.
+        wanted = job.owner.setup.get("warm") and job.plain and can_be_given(job.argv, job.environ)
         server = self._server_for(job) if wanted else None
         if server is None or server.ready:
             self._begin(job, server)
