@@ -565,7 +565,7 @@ def test_job_that_was_stopped_has_not_failed(tmp_path: Path) -> None:
     assert stop["why"] == "SIGINT"
 
 
-def test_asked_twice_to_stop_the_driver_hurries(tmp_path: Path) -> None:
+def test_asked_twice_to_stop_the_driver_waits_no_longer(tmp_path: Path) -> None:
     """A second Ctrl-C leaves the jobs no more time."""
     plan, paths = make_plan(tmp_path, [plan_line(f"j{n}") for n in range(20)])
 

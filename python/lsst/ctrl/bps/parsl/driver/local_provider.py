@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Parsl's provider for pilots on this host, with eyes for who they are.
+"""Parsl's provider for pilots on this host, which knows them by more than their numbers.
 
 Process numbers come again: after weeks, that of a pilot that has ended may be
 anybody's, and Parsl would take it for the pilot, and end it.

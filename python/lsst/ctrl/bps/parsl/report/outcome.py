@@ -54,7 +54,7 @@ def error_of(
     if error is not None:
         return NoWorkersError(
             f"{error.message}\n{done}. The settings of the run, which you can edit, are in {config}. "
-            f"When the reason is mended: {resume}"
+            f"Mend the reason, then resume with: {resume}"
         )
     if state.stopped is not None:
         message = f"Stopped ({state.stopped}); {done}. Resume with: {resume}"
@@ -64,4 +64,4 @@ def error_of(
     failed, pruned = totals[JobState.FAILED], totals[JobState.PRUNED]
     what = f"1 job of {name} failed" if failed == 1 else f"{failed} jobs of {name} failed"
     after = f", and {pruned} could not run because of that" if pruned else ""
-    return RunFailedError(f"{what}{after}; {done}. When the reason is mended: {resume}")
+    return RunFailedError(f"{what}{after}; {done}. Mend the reason, then resume with: {resume}")
