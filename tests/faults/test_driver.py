@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from cluster.engines import Bench, Engine
-from end_to_end.support import Running, Step, events_of_kind, run_bps, wait_until
+from end_to_end.support import Running, Sandbox, Step, events_of_kind, run_bps, wait_until
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import Plan
 from lsst.ctrl.bps.parsl.run.journal import Journal
@@ -329,3 +329,39 @@ def test_terminal_closes(
         finish(bench)
     how = "ignored" if nohup else "heeded"
     matrix.check(f"the driver's terminal closes, SIGHUP {how}", bench)
+
+
+FINAL = Step("final", label="finalJob")
+
+
+@pytest.mark.quick
+def test_cancel_while_the_final_job_runs(box: Sandbox, matrix: Matrix) -> None:
+    """A cancel that comes while only the final job runs does not end it, and the run is what its jobs are."""
+    box.prepare([Step("a"), Step("b")], final=FINAL)
+    box.hold("final")
+    driver = box.fork("restart", "--id", "run")
+    wait_until(lambda: "final" in box.steps("begin"), "the final job begins")
+    box.bps("cancel", "--id", "run").succeeded()
+    assert driver.poll() is None
+    box.let_go("final")
+    driver.finish(30).succeeded()
+    assert Counter(box.steps("end")) == Counter(["a", "b", "final"])
+    assert events_of_kind(box.submit_path, "finish")[0]["state"] == "SUCCEEDED"
+    matrix.check("bps cancel while the final job runs", box)
+
+
+@pytest.mark.quick
+def test_killed_after_the_last_job(box: Sandbox, matrix: Matrix) -> None:
+    """The driver is killed between the last result and its own end: a cancel finds nothing left to cancel,
+    and the run has succeeded.
+    """
+    box.prepare([Step("a"), Step("b", ["a"])])
+    box.bps("restart", "--id", "run").succeeded()
+    journal = SubmitPaths(box.submit_path).driver_journal
+    *lines, last = journal.read_bytes().splitlines(keepends=True)
+    assert b'"finish"' in last
+    journal.write_bytes(b"".join(lines))
+    box.bps("cancel", "--id", "run").complained("has ended before (SUCCEEDED)")
+    assert box.bps("status", "--id", "run").code == 0
+    box.bps("restart", "--id", "run").complained("All jobs of run run have succeeded")
+    matrix.check("driver killed after the last job, then bps cancel", box)
