@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from lsst.ctrl.bps.parsl.driver import loop
 from lsst.ctrl.bps.parsl.driver.loop import GRACE_SECONDS, Driver
 from lsst.ctrl.bps.parsl.driver.retry import MOST_LOSSES
+from lsst.ctrl.bps.parsl.driver.tasks import Task
 from lsst.ctrl.bps.parsl.errors import NoWorkersError, RunAbortedError, StorageError
 from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
@@ -576,6 +577,27 @@ def test_asked_twice_to_stop_the_driver_waits_no_longer(tmp_path: Path) -> None:
     run = drive(plan, paths, on_step=at_step(2, twice))
     assert run.backend.kills == [GRACE_SECONDS, 0.0]
     assert run.state.stopped == "SIGINT"
+
+
+def test_stop_while_jobs_are_handed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many jobs to hand out, a signal is heeded between two of them; none of them has failed."""
+    plan, paths = make_plan(tmp_path, [plan_line(f"j{n}") for n in range(20)])
+    drivers: list[Driver] = []
+    submit = FakeBackend.submit
+
+    def then_stop(self: FakeBackend, task: Task) -> None:
+        submit(self, task)
+        if drivers:
+            drivers.pop().stop("SIGINT")
+
+    monkeypatch.setattr(FakeBackend, "submit", then_stop)
+    run = drive(plan, paths, on_step=at_step(1, lambda _, driver: drivers.append(driver)), seed=1)
+    assert run.state.stopped == "SIGINT"
+    assert drivers == []
+    pending = [job for event in events(paths, "pending") for job in event["j"]]
+    assert len(run.backend.submitted) < len(pending)
+    assert events(paths, "fail") == []
+    assert drive(plan, paths).states == [S.SUCCEEDED] * 20
 
 
 def test_stop_before_the_first_job(tmp_path: Path) -> None:

@@ -225,8 +225,11 @@ class Driver:
             self._record({"e": "pending", "j": [task.job for task in tasks]})
             self._in_flight += len(tasks)
             for task in tasks:
-                self._tail.expect(task.job, task.attempt)
-                self._backend.submit(task)
+                if self._stop is None:
+                    self._tail.expect(task.job, task.attempt)
+                    self._backend.submit(task)
+                else:
+                    self._completed(task, {"lost": "the driver was stopped before it was handed out"})
 
     def _limits_of(self, job: int) -> list[str]:
         fields = self._fields(job)
