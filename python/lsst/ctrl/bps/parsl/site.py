@@ -18,6 +18,7 @@ from lsst.ctrl.bps import BpsConfig
 from parsl.addresses import address_by_hostname
 from parsl.executors.base import ParslExecutor
 
+from .batch.parsl_api import require
 from .configuration import get_workflow_name
 from .errors import ConfigurationError
 from .files import make_directory
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from .job import ParslJob
 
 __all__ = ["SiteConfig"]
+
+require()
 
 
 class SiteConfig(ABC):
