@@ -53,7 +53,7 @@ NAMES = (
     Name(
         _BLOCKS,
         "BlockProviderExecutor._status",
-        "a block that the driver has ended is not asked for",
+        "an ended block is not asked for",
         "__init__",
     ),
     Name(_BLOCKS, "BlockProviderExecutor._simulated_status", "the same for blocks never begun", "__init__"),
@@ -61,13 +61,13 @@ NAMES = (
     Name(
         _BLOCKS,
         "BlockProviderExecutor.blocks_to_job_id",
-        "which job of the batch system a block is",
+        "which batch job a block is",
         "__init__",
     ),
     Name(
         _BLOCKS,
         "BlockProviderExecutor.job_ids_to_block",
-        "which block a job of the batch system is",
+        "which block a batch job is",
         "__init__",
     ),
     Name("parsl.jobs.error_handlers", "noop_error_handler", "two blocks that fail do not end a run"),
