@@ -21,14 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-STACK = ("lsst-ctrl-bps", "lsst-ctrl-mpexec", "lsst-daf-butler", "lsst-pipe-base")
-BELOW = ("lsst-utils", "lsst-resources", "lsst-pex-config", "lsst-sphgeom")
+STACK = "ctrl-mpexec daf-butler pipe-base utils resources pex-config sphgeom".split()
 BPS = {
-    "29.2": [*(f"{name}==29.2.*" for name in STACK), *(f"{name}<30" for name in BELOW)],
+    "29.2": ["lsst-ctrl-bps==29.2.1", *(f"lsst-{name}<30" for name in STACK)],
     "30.2026.300": ["lsst-ctrl-bps==30.2026.300"],
     "newest": [],
 }
-PARSL = {"oldest": ["parsl==2025.12.1"], "between": ["parsl==2026.5.4"], "newest": []}
+PARSL = {"oldest": ["parsl==2026.3.16"], "between": ["parsl==2026.7.6"], "newest": []}
 PYTHON = ("3.11", "3.12", "3.13")
 ROWS = (
     ("3.11", "29.2", "oldest"),

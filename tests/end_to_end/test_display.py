@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -381,10 +382,12 @@ def test_progress_lines(box: Sandbox) -> None:
         for n in range(count)
     ]
     box.prepare(steps)
+    began = time.monotonic()
     done = box.python(code).succeeded()
+    slowest = count / (time.monotonic() - began)
     lines = re.findall(rf"(\d+) of {count} jobs succeeded.*", done.stderr)
-    assert 2 <= len(lines) <= 10, str(done)
+    assert len(lines) >= 2, str(done)
     rates = [float(rate) for rate in re.findall(r", ([0-9.]+) jobs/s, about 0:00:\d\d left", done.stderr)]
     assert rates, str(done)
-    assert 4.0 < rates[-1] < 10.5, f"jobs of 0.1 s, one after the other: {rates}"
-    assert 4.0 < rates[0] < 10.5, f"jobs of 0.1 s, one after the other: {rates}"
+    assert all(0 < rate < 10.5 for rate in rates), f"jobs of 0.1 s, one after the other: {rates}"
+    assert slowest < rates[-1], f"{slowest} with bps's own time: {rates}"

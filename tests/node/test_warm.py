@@ -260,7 +260,6 @@ LEFT = {
     "temporary directory": "import tempfile; d = tempfile.TemporaryDirectory(dir=D); open(d.name + '/a', 'w').write('text')",
     "temporary file": "import tempfile; f = tempfile.NamedTemporaryFile(dir=D); f.write(b'text')",
     "temporary file in library": "import json, tempfile; json.kept = tempfile.NamedTemporaryFile(dir=D)",
-    "shelve": "import shelve; s = shelve.open(N, 'n', writeback=True); s['a'] = []; s['a'].append(1)",
     "stdio": "import ctypes as c; l = c.CDLL(None); l.fopen.restype = c.c_void_p; l.fputs(b'text', c.c_void_p(l.fopen(N.encode(), b'w')))",
     "killed": "import os; f = open(N, 'w'); f.write('text'); os.kill(os.getpid(), 9)",
     "_exit": "import os; f = open(N, 'w'); f.write('text'); os._exit(0)",

@@ -83,7 +83,7 @@ COLD_PREFIXES = {
     "descriptor": "exec 7> seven.log",
     "kill": "kill -TERM $$",
     "temporary": "export TMPDIR=$(mktemp -d -p .)",
-    "background output": "(sleep 0.3; echo late) &",
+    "background output": "(sleep 60; echo late) &",
     "debug trap": "trap 'echo debug' DEBUG",
     "return trap": "trap 'echo err' ERR",
     "pid": "export SHELL_PID=$$; echo x",

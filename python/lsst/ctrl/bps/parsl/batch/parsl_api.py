@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 
 __all__ = ["NEWEST_TRIED", "OLDEST_TRIED", "require"]
 
-OLDEST_TRIED, NEWEST_TRIED = "2025.12.1", "2026.10.26"
+OLDEST_TRIED, NEWEST_TRIED = "2026.3.16", "2026.10.26"
 """Releases of Parsl with which ``make compat`` was run."""
 
 
