@@ -433,6 +433,112 @@ def test_supervisors_say_nothing(node: Node, capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr() == ("", "")
 
 
+LAST_WORDS = """\
+import os, signal, sys, time
+
+def end(*_):
+    time.sleep(0.3)  # What it takes to write them.
+    print("last words", flush=True)
+    sys.exit(3)
+
+signal.signal(signal.SIGTERM, end)
+with open(sys.argv[1], "w") as said:
+    print(os.getpid(), file=said)
+time.sleep(100)
+"""
+"""A command that writes something when it is asked to end."""
+
+AROUND = {
+    "script": ({}, "{}"),
+    "script that goes on": ({}, "{}; echo next"),
+    "subshell": ({}, "( {}; echo next )"),
+    "pipeline": ({}, "{} | (trap '' TERM; cat)"),
+    "before and after": ({"pre": "echo before", "post": "echo after"}, "{}"),
+    "subshell, before and after": ({"pre": "echo before", "post": "echo after"}, "echo a; {}; echo next"),
+}
+
+
+@pytest.mark.parametrize("how", ["runner", "node"])
+@pytest.mark.parametrize(("more", "line"), AROUND.values(), ids=AROUND)
+def test_last_words(node: Node, more: dict[str, str], line: str, how: str) -> None:
+    """Whatever shell is around a command, it has its time after SIGTERM, before what comes after it; what
+    would be next is not begun, and the exit code is the shell's. So it is also where the whole node is asked.
+    """
+    script = node.cwd / "last.py"
+    script.write_text(LAST_WORDS)
+    fifo = node.fifo()
+    held = node.begin(script=line.format(f"{sys.executable} {script} {fifo.said}"), **more)
+    fifo.wait()
+    if how == "runner":
+        node.client.kill(20.0, 100)
+    else:
+        for process in is_left(node):
+            process.terminate()
+    result = held.result(30)
+    before, after = ["before"] * bool(more), ["after"] * bool(more)
+    assert [word for word in node.out().split("\n") if word not in ("a", "")] == [
+        *before,
+        "last words",
+        *after,
+    ]
+    assert result["exit"] == 143
+    assert result["end"] - result["start"] < 15
+
+
+def test_group_that_ignores_a_request_is_killed(node: Node) -> None:
+    """What stays in a job's group after SIGTERM is killed when its time is over, and what left it at once."""
+    held, _ = node.begin_held(f"trap '' TERM; {SLEEP} & trap - TERM")
+    begun = time.monotonic()
+    node.client.kill(1.0, 1)
+    assert held.result(10)["exit"] == 143
+    assert 1.0 <= time.monotonic() - begun < 5.0
+    assert is_left(node) == []
+    held, _ = node.begin_held(f"setsid {SLEEP} &")
+    begun = time.monotonic()
+    node.client.kill(20.0, 100)
+    assert held.result(10)["exit"] == 143
+    assert time.monotonic() - begun < 10.0
+
+
+STUCK = """
+import json, os, signal, socket, sys, time
+sys.path.append(sys.argv[1])
+from node import supervisor
+supervisor.LONGEST_WAIT = 0.5
+ours, theirs = socket.socketpair()
+
+def begin():
+    job = os.fork()
+    if job == 0:
+        os.setpgid(0, 0)
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(100)
+        os._exit(3)
+    # From now on, no signal has an effect on what is left.
+    supervisor.end_descendants = lambda pid: None
+    return job
+
+if os.fork() == 0:
+    supervisor.supervise(theirs.detach(), begin)
+theirs.close()
+with ours.makefile() as stream:
+    begun, ended = (json.loads(stream.readline()) for _ in range(2))
+print(ended["exit"], len(ended["left"]))
+for pid in ended["left"]:
+    os.kill(pid, signal.SIGKILL)
+"""
+
+
+def test_process_that_cannot_be_ended() -> None:
+    """A process that outlives SIGKILL, in uninterruptible sleep or another user's, does not keep the job."""
+    directory = str(Path(supervisor.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", STUCK, directory], capture_output=True, text=True, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("3 1\n", "")
+
+
 AT_ONCE = """
 import os, signal, socket, sys, time
 sys.path.append(sys.argv[1])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from lsst.ctrl.bps.parsl.node.jobs import Job
@@ -135,3 +136,82 @@ def test_log_without_room_leaves_nothing_open(made: Callable[..., Sides], warm: 
         assert sides.run(command, a=2, stderr="/dev/full")["exit"] == 126
         assert sides.run(command, stderr="/dev/null/x")["exit"] == 126
     wait_until(lambda: sides.runner().num_fds() == before)
+
+
+def test_supervisor_that_is_not_known_yet(made: Callable[..., Sides]) -> None:
+    """A job that a fork server has begun in its last moment goes on, whatever is ended of another one.
+
+    The kernel gives the runner the server's children, of which it has not heard: they are no remains of
+    a job whose own supervisor was killed.
+    """
+    sides = made()
+    script = sides.script(
+        """
+        import os, sys
+        with open(sys.argv[1], "w") as said: print(os.getpid(), file=said)
+        with open(sys.argv[2]) as told: told.readline()
+        """
+    )
+    sides.run_warm(sides.script("print(1)", "other"))
+    other, other_fifo = sides.begin_held()
+    fifo = sides.fifo()
+    (server,) = sides.servers()
+    runner = sides.runner()
+    server.suspend()
+    future = sides.begin(script, str(fifo.said), str(fifo.told))
+    wait_until(lambda: sides.run("/bin/true")["exit"] == 0)  # The server was asked before.
+    runner.suspend()
+    supervisor = psutil.Process(other_fifo.pid).parent()
+    assert supervisor is not None
+    supervisor.kill()
+    server.resume()
+    fifo.wait()
+    server.kill()
+    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    runner.resume()
+    assert set(other.result(20)) == {"lost"}
+    fifo.release()
+    assert future.result(20).get("exit") == 0
+
+
+HELD = """
+import os, signal, sys, time
+import large
+children = []
+for _ in range(2):
+    if not (pid := os.fork()):
+        break
+    children.append(pid)
+x = b"x" * (50 << 20)
+if not children:
+    signal.pause()
+time.sleep(1)
+for child in children:
+    os.kill(child, 9)
+"""
+
+
+@pytest.mark.parametrize("neighbours", [0, 3])
+def test_memory_of_several_forked_processes(
+    made: Callable[..., Sides], tmp_path: Path, neighbours: int
+) -> None:
+    """What the fork server has loaded counts once for a job, and in full, however many processes the job has,
+    and however many other jobs were forked from there.
+    """
+    (tmp_path / "large.py").write_text("X = b'x' * (200 << 20)\n")
+    sides = made(PYTHONPATH=str(tmp_path))
+    sides.teach("large")
+    held = []
+    for _ in range(neighbours):
+        fifo = sides.fifo()
+        code = (
+            "import os, sys\nprint(os.getpid(), file=open(sys.argv[1], 'w'))\nopen(sys.argv[2]).readline()\n"
+        )
+        held.append((sides.begin(sides.script(code, "held"), str(fifo.said), str(fifo.told)), fifo))
+        fifo.wait()
+    result = sides.run(sides.script(HELD, "several"))
+    for future, fifo in held:
+        fifo.release()
+        assert future.result(20)["exit"] == 0
+    assert result["warm"]
+    assert 350 <= result["memory"] <= 400

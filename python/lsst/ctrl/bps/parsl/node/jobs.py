@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,13 +18,9 @@ from .processes import (
     BASH,
     IGNORED_HERE,
     SCRIPT_FD,
-    children,
-    end,
-    end_descendants,
     find_program,
     make_directory,
     memory_descriptor,
-    start_time,
 )
 from .records import CANNOT_EXECUTE, NOT_FOUND, expand, variables
 from .script import bash_code
@@ -104,6 +100,7 @@ class Job:
         self.environ = owner.environment(spec)
         self.argv = [expand(word, self.environ) for word in spec.get("argv", ())]
         self.server: ForkServerProcess | None = None
+        self.forked_by: int | None = None
         self.asked = time.monotonic()
         self.timers: list[int] = []
         self.supervisor = 0
@@ -138,7 +135,7 @@ class Job:
             if not server.request(self.spec, self.argv, self.environ, [out, err, theirs.fileno()]):
                 ours.close()
                 return False
-        self.server = server
+        self.server, self.forked_by = server, server.pid
         self._listen_to(ours)
         return True
 
@@ -222,29 +219,6 @@ class Job:
                 self._control.send(what, socket.MSG_DONTWAIT)
             except OSError:
                 pass  # Or its end is about to be read.
-
-    def end_orphans(self, known: Collection[int]) -> bool:
-        """End what is left of a job whose supervisor is gone.
-
-        Parameters
-        ----------
-        known : `~collections.abc.Collection` [`int`]
-            The children of this process that are none of the job's.
-
-        Returns
-        -------
-        gone : `bool`
-            Whether all of it has ended; to be called again until it has. The
-            kernel closes the supervisor's socket first, and hands its
-            children over last.
-        """
-        if start_time(self.supervisor) is not None:
-            return False
-        alive = [pid for pid in children(os.getpid()) if pid not in known and start_time(pid) is not None]
-        for pid in alive:
-            end_descendants(pid)
-            end(pid)
-        return not alive
 
     def cannot_start(self, exc: OSError | ValueError) -> dict[str, Any]:
         """Say that it cannot be started, also in its log.

@@ -12,7 +12,11 @@ _MB = 1 << 20
 
 
 def resident(pids: Collection[int]) -> int:
-    """Return how much memory processes have, in MB.
+    """Return how much memory the processes of a job have, in MB.
+
+    It is what they would have if nobody else were there: what one shares with
+    the process that it was forked from, or with other jobs, counts in full,
+    and what several of them share once.
 
     Parameters
     ----------
@@ -22,12 +26,15 @@ def resident(pids: Collection[int]) -> int:
     Returns
     -------
     memory : `int`
-        What is resident of one process; of several, what they share counts
-        once (the kernel's "proportional set size").
+        What each has alone and the most that one of them shares; at least
+        their proportional shares. Neither is ever more than there is, and of
+        processes that were forked from one another, the first is all.
     """
     if len(pids) == 1:
         return sum(map(_resident, pids)) // _MB
-    return sum(map(_share, pids)) // _MB
+    found = [_rollup(pid) for pid in pids]
+    alone = sum(one["Private"] for one in found) + max((one["Shared"] for one in found), default=0)
+    return max(alone, sum(one["Pss"] for one in found)) // _MB
 
 
 def _resident(pid: int) -> int:
@@ -38,12 +45,18 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _share(pid: int) -> int:
+def _rollup(pid: int) -> dict[str, int]:
+    """Return what a process has alone, what it shares, and its proportional share, in bytes."""
+    found = dict.fromkeys(("Private", "Shared", "Pss"), 0)
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as stream:
             for line in stream:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
+                name, _, rest = line.partition(b":")
+                # "Pss_Anon" and its kin are parts of "Pss".
+                kind = name.decode().removesuffix("_Clean").removesuffix("_Dirty")
+                if kind in found and name != b"Pss_Dirty":
+                    found[kind] += int(rest.split()[0]) * 1024
     except OSError:
-        pass  # It has ended, or the kernel is older than this file.
-    return _resident(pid)
+        # It has ended, or the kernel is older than this file.
+        found["Private"] = _resident(pid)
+    return found

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .processes import parent, start_time
+from .processes import group, parent, start_time
 
 __all__ = ["PILOT_END", "capacity", "keeper", "time_left"]
 
@@ -65,7 +65,7 @@ def keeper() -> tuple[int, int | None]:
         pid = parent(pid)
     if pid <= 1:
         pid = os.getppid()
-        while pid > 1 and _group(pid) == own:
+        while pid > 1 and group(pid) == own:
             pid = parent(pid)
     return pid, start_time(pid)
 
@@ -76,13 +76,6 @@ def _is_worker(pid: int) -> bool:
             return stream.read().startswith(("work_queue_work", "vine_worker"))
     except OSError:
         return False
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
 
 
 def time_left() -> float | None:

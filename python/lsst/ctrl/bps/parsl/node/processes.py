@@ -24,6 +24,7 @@ __all__ = [
     "end_descendants",
     "end_with_parent",
     "find_program",
+    "group",
     "high_copy",
     "make_directory",
     "memory_descriptor",
@@ -259,6 +260,14 @@ def parent(pid: int) -> int:
     """
     state, *fields = _status(pid)
     return int(fields[0]) if state else 1
+
+
+def group(pid: int) -> int | None:
+    """Return the process group of a process; `None` where it has ended."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def umask() -> int:

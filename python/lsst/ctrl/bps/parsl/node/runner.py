@@ -25,7 +25,7 @@ from .jobs import Job, Logs
 from .journal import add, encode_event, open_journal
 from .listener import Listener
 from .pool import Pools
-from .processes import become_subreaper
+from .processes import become_subreaper, children, end, end_descendants, start_time
 from .records import RUNNER_VARIABLE
 from .timer import Timer
 from .waiting import WaitingJobs
@@ -40,7 +40,7 @@ over its walltime."""
 HOLD = 1.0
 """Seconds for which the end of a killed job is held back."""
 
-MOST_BURIALS = 250
+MOST_LOOKS = 250
 """How often the remains of a job are looked for, every 20 ms."""
 
 _GONE: dict[str, Any] = {}
@@ -284,18 +284,36 @@ class Runner:
             elif job.leader is None and job.server is not None and not job.doomed:
                 self._warm.answered(job)  # The server did not take it, or has ended.
                 self._begin(job, None)
+            elif "cold" in message:
+                self._finish(job, {"lost": "ended before it was started"})
             else:
-                self._bury(job)
+                self._warm.answered(job)
+                self._end_remains(job)
             return
 
-    def _bury(self, job: Job, tries: int = 0) -> None:
+    def _end_remains(self, job: Job, tries: int = 0) -> None:
         """Report a job whose supervisor was ended, when all of it has ended."""
-        known = self._warm.processes()
-        known |= {other.supervisor for other in self._jobs if other is not job}
-        if job.end_orphans(known) or tries > MOST_BURIALS:
+        if self._remains_have_ended(job) or tries > MOST_LOOKS:
             self._finish(job, {"lost": "its supervisor was ended"})
         else:
-            self._timer.later(0.02, self._bury, job, tries + 1)
+            self._timer.later(0.02, self._end_remains, job, tries + 1)
+
+    def _remains_have_ended(self, job: Job) -> bool:
+        """End what is left of such a job, as far as it is known.
+
+        The kernel closes the supervisor's socket first, and hands its children
+        to this process last.
+        """
+        if start_time(job.supervisor) is not None:
+            return False
+        known = self._warm.processes() | {other.supervisor for other in self._jobs if other is not job}
+        strangers = [pid for pid in children(os.getpid()) if pid not in known and start_time(pid) is not None]
+        if strangers and self._warm.has_left_supervisors():
+            return False  # They may be those, which are about to make themselves known.
+        for pid in strangers:
+            end_descendants(pid)
+            end(pid)
+        return not strangers
 
     def _begun(self, job: Job, message: dict[str, Any]) -> None:
         job.leader, job.supervisor = message["pid"], message["supervisor"]
@@ -307,6 +325,8 @@ class Runner:
     def _ended(self, job: Job, result: dict[str, Any]) -> None:
         if job.server is not None:
             result["warm"] = True
+        if left := result.pop("left", None):
+            self._say_left(job, left)
         if (peak := result.pop("over", None)) is not None:
             result["why"] = f"ended at {peak} MB of memory; it had asked for {job.spec['memory']} MB"
             self._say(job, f"---- {result['why']} (enforceMemory) ----")
@@ -320,6 +340,12 @@ class Runner:
             self._timer.later(HOLD, self._release, job)
             return
         self._finish(job, self._excused(job, result))
+
+    def _say_left(self, job: Job, left: list[int]) -> None:
+        """Say which processes of a job are still there, though they were killed."""
+        which = f"processes {', '.join(map(str, left))} of a job cannot be ended"
+        job.owner.say({"note": f"On {socket.gethostname()}, {which}; see {job.spec['stderr']}"})
+        self._say(job, f"---- {which}: they sleep in the kernel, or are another user's ----")
 
     def _say(self, job: Job, sentence: str) -> None:
         try:

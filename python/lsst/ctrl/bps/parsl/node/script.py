@@ -10,7 +10,8 @@ from typing import Any
 __all__ = ["around", "bash_code"]
 
 # The job's own status counts; with what comes afterwards it only gets worse.
-# Of a signal to the group, the shell waits for the job's end.
+# After SIGTERM to the group, both shells wait for the command: it may have
+# something to say before it ends, and what comes afterwards is for later.
 # Each is read by itself: what is wrong in one is not an error of another.
 _AROUND = """\
 bps_finish() {
@@ -27,7 +28,8 @@ trap : TERM
 eval <pre>
 bps_status=$?
 (( bps_status )) && exit $bps_status
-( eval <code> )
+( trap 'exit 143' TERM
+eval <code> )
 """
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .memory import resident
-from .processes import become_subreaper, descendants, end_descendants, signal_group
+from .processes import become_subreaper, descendants, end_descendants, group, signal_group, start_time
 
 __all__ = ["KILL", "TERMINATE", "supervise"]
 
@@ -29,6 +29,14 @@ TERMINATE = b"T"
 
 KILL = b"K"
 """What it says to end it at once (SIGKILL)."""
+
+LAST_WORDS = 5.0
+"""Seconds that a job's other processes have when somebody else than the runner
+has ended its first one by SIGTERM."""
+
+LONGEST_WAIT = 10.0
+"""Seconds for which processes are waited for that were killed. What is in
+uninterruptible sleep, or another user's, may be there for ever."""
 
 _FIRST_LOOK = 0.25
 _LONGEST_PAUSE = 10.0
@@ -86,28 +94,50 @@ class _Supervisor:
         self._pid = pid
         self._limit = limit
         self._peak = 0
-        self._over = False
+        self._over = self._asked = self._killed = self._by_sigterm = False
+        self._wake = -1
         self._started, self._clock = began
 
     def run(self, keep: set[int]) -> None:
         # At once: until the runner knows it, nobody could end it in our place.
         begun = {"pid": self._pid, "supervisor": os.getpid(), "t": round(self._started, 3)}
         _send(self._control, begun)
-        wake = self._prepare(keep)
-        poll = select.poll()
-        for fd in (wake, self._control.fileno()):
-            poll.register(fd, select.POLLIN)
+        self._wake = self._prepare(keep)
         next_look = self._clock + (_ENFORCING_PAUSE if self._limit else _FIRST_LOOK)
         while not self._ended():
-            for fd, _ in poll.poll(max(0.0, next_look - time.monotonic()) * 1000):
-                if fd == wake:
-                    os.read(wake, 4096)
-                else:
-                    self._obey()
+            self._wait(next_look - time.monotonic())
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + self._pause()
+        deadline = time.monotonic() + LAST_WORDS
+        while self._has_last_words(deadline):
+            self._wait(0.05)
         _send(self._control, self._measured())
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for the end of a process, or for what the runner says, which is done."""
+        if self._wait_for_child(seconds, self._control.fileno()):
+            self._obey()
+
+    def _wait_for_child(self, seconds: float, *besides: int) -> bool:
+        """Wait for the end of a process; tell whether there is something to read from another file."""
+        poll = select.poll()
+        for fd in (self._wake, *besides):
+            poll.register(fd, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
+        if self._wake in ready:
+            os.read(self._wake, 4096)
+        return bool(ready - {self._wake})
+
+    def _has_last_words(self, deadline: float) -> bool:
+        """Tell whether others of the job's group are about to end, now that its first process has.
+
+        A shell that gets SIGTERM ends at once, and not what it has started.
+        """
+        if self._killed or not (self._asked or (self._by_sigterm and time.monotonic() < deadline)):
+            return False
+        others = [pid for pid in descendants(os.getpid()) if pid != self._pid and group(pid) == self._pid]
+        return any(start_time(pid) is not None for pid in others)
 
     def _prepare(self, keep: set[int]) -> int:
         """Close what belongs to others; return what a child's end can be read from."""
@@ -130,6 +160,7 @@ class _Supervisor:
         except ConnectionError:
             said = b""
         if said and KILL not in said:
+            self._asked = True
             signal_group(self._pid, signal.SIGTERM)
             signal_group(self._pid, signal.SIGCONT)
         else:
@@ -141,6 +172,7 @@ class _Supervisor:
                 os._exit(0)
 
     def _kill(self) -> None:
+        self._killed = True
         signal_group(self._pid, signal.SIGKILL)
         end_descendants(os.getpid())
 
@@ -154,14 +186,24 @@ class _Supervisor:
             if ended is None:
                 return False
             if ended.si_pid == self._pid:
+                self._by_sigterm = (ended.si_code, ended.si_status) == (os.CLD_KILLED, signal.SIGTERM)
                 return True
             os.waitpid(ended.si_pid, 0)
 
-    def _end_children(self) -> None:
-        """End all children and wait for them; each that ends may leave us others."""
+    def _end_children(self) -> list[int]:
+        """End all children and wait for them; each that ends may leave us others.
+
+        Returns those that cannot be ended.
+        """
+        deadline = time.monotonic() + LONGEST_WAIT
         while self._has_children():
             end_descendants(os.getpid())
-            os.waitpid(-1, 0)
+            if os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+            if time.monotonic() > deadline:
+                return descendants(os.getpid())
+            self._wait_for_child(0.1)
+        return []
 
     def _has_children(self) -> bool:
         try:
@@ -175,10 +217,10 @@ class _Supervisor:
         # What a job leaves behind ends with it, and its group while it is its own.
         signal_group(self._pid, signal.SIGKILL)
         _, status = os.waitpid(self._pid, 0)
-        self._end_children()
+        left = self._end_children()
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         code = os.waitstatus_to_exitcode(status)
-        result = {
+        result: dict[str, Any] = {
             "exit": code if code >= 0 else 128 - code,
             "signal": -code if code < 0 else 0,
             "start": round(self._started, 3),
@@ -188,6 +230,8 @@ class _Supervisor:
         }
         if self._over:
             result["over"] = self._peak
+        if left:
+            result["left"] = left
         return result
 
     def _look(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .fork_server_process import VARYING, ForkServerProcess
 from .jobs import Job
-from .processes import can_be_given, end_descendants, find_program
+from .processes import can_be_given, end_descendants, find_program, start_time
 from .python_scripts import interpreter_of
 from .timer import Timer
 
@@ -119,6 +119,17 @@ class WarmStart:
     def processes(self) -> set[int]:
         """Return the numbers of the servers."""
         return {server.pid for server in self._servers.values() if server.pid is not None}
+
+    def has_left_supervisors(self) -> bool:
+        """Tell whether a server that has ended may have left supervisors that have not been heard of.
+
+        Returns
+        -------
+        has : `bool`
+            Whether such a server was asked for a job that has neither begun
+            nor come back.
+        """
+        return any(job.forked_by is None or start_time(job.forked_by) is None for job in self._asked)
 
     def reaped(self, pid: int) -> None:
         """Take note that a process has ended, whose number may be another's now.
