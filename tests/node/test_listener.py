@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import chdir, suppress
 from pathlib import Path
@@ -23,8 +23,8 @@ from typing import Any
 
 import pytest
 
-from lsst.ctrl.bps.parsl.node import client
-from lsst.ctrl.bps.parsl.node.listener import Meeting
+from lsst.ctrl.bps.parsl.node import client, listener
+from lsst.ctrl.bps.parsl.node.listener import Listener, Meeting
 from lsst.ctrl.bps.parsl.node.processes import start_time
 from lsst.ctrl.bps.parsl.node.runner import GRACE
 from node.test_runner import Fifo, Node, beside, check_never_more, wait_gone
@@ -705,3 +705,60 @@ def test_next_runner_removes_what_killed_ones_left() -> None:
         with server, starting.locked(), new.locked(), new.listen():
             left = set(os.listdir(base))
     assert left == {Path(meeting.directory).name for meeting in (listening, starting, new)}
+
+
+@pytest.fixture
+def short() -> Iterator[str]:
+    """Give a directory with a path that is short enough for a socket."""
+    with TemporaryDirectory(dir="/tmp") as base:
+        yield base
+
+
+def test_runner_that_begins_to_listen_meanwhile_stays(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner that begins to listen while another one looks for what killed ones left keeps its socket."""
+    late, new = (Meeting(name, base=short) for name in "ab")
+    os.mkdir(late.directory, 0o700)
+    look = listener._unused
+    servers: list[socket.socket] = []
+
+    def then_listen(directories: Iterable[str]) -> list[str]:
+        found = look(directories)
+        monkeypatch.setattr(listener, "_unused", look)
+        with late.locked():
+            servers.append(late.listen())
+        return found
+
+    monkeypatch.setattr(listener, "_unused", then_listen)
+    with new.locked(), new.listen(), servers[0]:
+        connected = late.connect()
+        assert connected is not None
+        connected.close()
+
+
+def test_runner_that_ends_leaves_the_directory_to_the_next(short: str) -> None:
+    """The directory of a runner that ends stays where somebody is about to start the next one."""
+    meeting = Meeting("x", base=short)
+    with meeting.locked():
+        ending = Listener(meeting.listen().detach(), meeting.directory)
+    ending.stop()
+    with meeting.locked():
+        ending.close()
+        with meeting.listen():
+            assert os.path.exists(meeting.path)
+    assert os.path.isdir(meeting.directory)
+
+
+def test_runner_that_ends_leaves_the_socket_of_another(short: str) -> None:
+    """A runner whose socket somebody has removed does not remove that of the runner in its place."""
+    meeting = Meeting("x", base=short)
+    listeners = []
+    for _ in range(2):
+        with meeting.locked():
+            listeners.append(Listener(meeting.listen().detach(), meeting.directory))
+    first, second = listeners
+    first.stop()
+    first.close()
+    assert os.path.exists(meeting.path)
+    second.stop()
+    second.close()
+    assert os.listdir(short) == []

@@ -14,7 +14,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from .processes import start_time
@@ -35,7 +35,7 @@ FIRST = 60.0
 
 
 class Meeting:
-    """The directory where processes of one pilot meet.
+    """The directory where the processes of one pilot find their runner.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class Meeting:
 
 
 class Listener:
-    """The runner's end of a meeting.
+    """The socket at which a runner is found.
 
     Parameters
     ----------
@@ -149,6 +149,8 @@ class Listener:
         self._socket.set_inheritable(False)
         self._fd = fd
         self._directory = directory
+        self._path = f"{directory}/{SOCKET}"
+        self._bound = os.stat(self._path, follow_symlinks=False)
         self._keeper, self._since = keeper, since
         self._until: float | None = time.monotonic() + FIRST
         self._stopped = False
@@ -184,20 +186,18 @@ class Listener:
         if self._stopped:
             return  # What is there now is the next runner's.
         self._stopped = True
-        try:
-            os.unlink(f"{self._directory}/{SOCKET}")
-        except FileNotFoundError:
-            pass
+        with suppress(FileNotFoundError):
+            # Somebody may have removed it, and another runner have its own there.
+            if os.path.samestat(self._bound, os.stat(self._path, follow_symlinks=False)):
+                os.unlink(self._path)
 
     def close(self) -> None:
         """Leave nothing behind."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        try:
-            os.rmdir(self._directory)
-        except OSError:
-            pass  # The next runner is there already.
+        with suppress(OSError), _held(self._directory):
+            os.rmdir(self._directory)  # Unless the next runner is there already, or about to be.
 
 
 def peer_is_ours(connected: socket.socket) -> bool:
@@ -220,24 +220,40 @@ def peer_is_ours(connected: socket.socket) -> bool:
 
 def _sweep(base: str, own: str) -> None:
     """Remove what runners of this user left that were killed with all their workers."""
+    with suppress(OSError):
+        own_names = [name for name in os.listdir(base) if name.startswith(f"{PREFIX}{os.getuid()}-")]
+        found = {f"{base}/{name}" for name in own_names} - {own}
+        for directory in _unused(found):
+            with suppress(OSError), _held(directory) as fd:  # Somebody is there, or it is not ours.
+                # One may have begun to listen before the directory was held.
+                if _unused([directory]):
+                    with suppress(FileNotFoundError):
+                        os.unlink(SOCKET, dir_fd=fd)
+                    os.rmdir(directory)
+
+
+def _unused(directories: Iterable[str]) -> list[str]:
+    """Return those of these directories where nobody listens."""
+    with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as stream:
+        sockets = {line.split()[-1] for line in stream}
+    return [directory for directory in directories if f"{directory}/{SOCKET}" not in sockets]
+
+
+@contextmanager
+def _held(directory: str) -> Iterator[int]:
+    """Have a directory for oneself, unless somebody else has it.
+
+    Raises
+    ------
+    OSError
+        Raised if somebody has it, or it is not one of this user's alone.
+    """
+    fd = _open_own(directory)
     try:
-        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as stream:
-            open_sockets = {line.split()[-1] for line in stream}
-        names = [name for name in os.listdir(base) if name.startswith(f"{PREFIX}{os.getuid()}-")]
-    except OSError:
-        return
-    for directory in (f"{base}/{name}" for name in names):
-        if directory == own or f"{directory}/{SOCKET}" in open_sockets:
-            continue
-        with suppress(OSError):  # Somebody is there, or it is not ours.
-            fd = _open_own(directory)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                with suppress(FileNotFoundError):
-                    os.unlink(SOCKET, dir_fd=fd)
-                os.rmdir(directory)
-            finally:
-                os.close(fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _same(fd: int, path: str) -> bool:
