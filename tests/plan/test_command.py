@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -218,6 +219,51 @@ def test_data_in_a_substitution_is_plain_or_refused(empty: Path) -> None:
     assert by_bash(shell_line(command.line), empty) == ["its"]
     with pytest.raises(ValueError, match="write that command into a script"):
         build_command(template, {"v": "/a/it's"}, {})
+
+
+ONE_WORD = {
+    "before a substitution": r"printf '%s\0' <FILE:a> $(printf end)",
+    "after a substitution": r"printf '%s\0' $(printf '%s' \)\') <FILE:a>",
+    "before a comment": r"printf '%s\0' <FILE:a> # it's a comment",
+    "after a comment": "printf '%s\\0' # it's a \"comment\n printf '%s\\0' <FILE:a>",
+    "in a comment": r"printf '%s\0' # <FILE:a>",
+    "in a substitution": r"""printf '%s\0' "$(printf '<%s>' <FILE:a>)" """,
+    "quoted": r"""printf '%s\0' "<FILE:a>" '<FILE:a>' $(printf end)""",
+    "quoted in a substitution": r"""printf '%s\0' "$(printf '<%s>' "<FILE:a>" '<FILE:a>')" """,
+    "after arithmetic": r"printf '%s\0' $(( (1 + 2) * 3 )) x<FILE:a>y",
+    "after an expansion": r"""printf '%s\0' "${NONE:-"a b"}" <FILE:a>""",
+    "after an escaped substitution": r"printf '%s\0' \$\( <FILE:a> $(printf end)",
+}
+
+
+@pytest.mark.parametrize("template", ONE_WORD.values(), ids=ONE_WORD)
+def test_file_name_stays_one_word(empty: Path, template: str) -> None:
+    """A file name with a blank is one word, as one without is, also beside substitutions and comments."""
+    words = []
+    for name in ("/x-y/f", "/x y/f"):
+        command = build_command(template, {}, {"a": name})
+        words.append([word.replace(name, "FILE") for word in by_bash(shell_line(command.line), empty)])
+    assert words[0] == words[1]
+    assert any("FILE" in word for word in words[1]) == ("# <" not in template)
+
+
+@pytest.mark.parametrize(
+    "template", ["cat `echo <FILE:a>`", "cat <<END\n<FILE:a>\nEND\n", "echo ${X:-a <FILE:a>}"]
+)
+def test_file_name_that_would_not_be_one_word_is_refused(template: str) -> None:
+    """Where it is not clear what a quote means, a file name with a blank is refused."""
+    assert build_command(template, {}, {"a": "/xy"}).words is None
+    with pytest.raises(ValueError, match="write that command into a script"):
+        build_command(template, {}, {"a": "/x y"})
+
+
+def test_bashs_own_words_need_bash() -> None:
+    """What bash has for a builtin or a keyword, and what is no program, is left to bash."""
+    said = subprocess.run(["/bin/bash", "-c", "compgen -b -k"], capture_output=True, text=True, check=True)
+    programs = {word for word in said.stdout.split() if shutil.which(word, path="/usr/bin:/bin")}
+    assert programs <= {"[", "echo", "false", "kill", "printf", "pwd", "test", "time", "true"}
+    for word in {*said.stdout.split()} - programs:
+        assert build_command(f"{word} x", {}, {}).words is None, word
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from ..node.records import ATTEMPT_VARIABLE
+from .shell import COMMENT, SHELL_WORDS, open_quotation
 
 __all__ = [
     "Command",
@@ -38,10 +39,6 @@ _WMS = re.compile(r"<WMS:([^>]*)>")
 _ENV_OF_BPS = re.compile(r"(\\?)<ENV:([^>]*)>")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _DOLLAR = re.compile(r"\$(?:([A-Za-z_]\w*)|{([A-Za-z_]\w*)})")
-_SHELL_WORDS = frozenset(
-    ". ! { [[ alias bind case cd command declare eval exec exit export for function hash if let local "
-    "popd pushd read readonly set shopt source time trap type typeset ulimit umask unset until while".split()
-)
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _BLANKS = " \t\n"
 _PLAIN = re.compile(r"(?:[\w \t./:=,+@%^-]|<ENV:[^>]*>)*")
@@ -100,21 +97,25 @@ def build_command(template: str, values: Mapping[str, object], files: Mapping[st
     parts = _parts(_ENV_OF_BPS.sub(_variable, fill_in_attempt(template)), values)
     grammar = _grammar_of(parts)
     pieces: list[str] = []
-    quote = ""
+    quote = before = ""
     for text, match in parts:
         quote, _ = _scan(text, quote)
         pieces.append(text)
+        before += text
         if match is not None:
             file_name, name = match.group(1), match.group(3)
-            if file_name is not None:
+            if file_name is not None and grammar == _Grammar.NESTED:
+                pieces.append(_plain_word(file_name, files[file_name], before))
+            elif file_name is not None:
                 pieces.append(_filled(file_name, files[file_name], quote, grammar, one_word=True))
             else:
                 pieces.append(_filled(name, str(values[name]), quote, grammar, one_word=False))
+            before += "x"
     line = "".join(pieces)
     if grammar:
         return Command(line, None)
     words = split_words(line)
-    if not words or words[0] in _SHELL_WORDS or _ASSIGNMENT.match(words[0]):
+    if not words or words[0] in SHELL_WORDS or _ASSIGNMENT.match(words[0]):
         return Command(line, None)
     return Command(line, words)
 
@@ -269,7 +270,7 @@ def _grammar_of(parts: list[tuple[str, re.Match[str] | None]]) -> _Grammar:
         backslashes = len(text) - len(text.rstrip("\\"))
         if match is not None and quote != "'" and backslashes % 2:
             grammar = _Grammar.NESTED
-    if quote:
+    if quote not in ("", COMMENT):
         raise ValueError(f"a quotation ({quote}) has no end")
     return grammar
 
@@ -277,19 +278,21 @@ def _grammar_of(parts: list[tuple[str, re.Match[str] | None]]) -> _Grammar:
 def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
     """Follow quotations through a part of a template.
 
-    Returns the quotation that is open at the end, and the grammar that the
-    part uses.
+    Returns the quotation (or comment) that is open at the end, and the grammar
+    that the part uses.
     """
     if not quote and _PLAIN.fullmatch(text):
         return "", _Grammar.NONE
     grammar = _Grammar.NONE
-    before = " "
+    before = ""
     braces = 0
     # What a variable stands for is data, whatever is in it.
     characters = iter(_ENV.sub("x", text))
     for character in characters:
         if quote == "'":
             quote = "" if character == "'" else quote
+        elif quote == COMMENT:
+            quote = "" if character == "\n" else quote
         elif character == "\\":
             escaped = next(characters, "")
             if escaped == "\n" or (quote and escaped in "$`"):
@@ -306,6 +309,8 @@ def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
             grammar = max(grammar, _Grammar.SIMPLE)  # Bash makes several words of it.
         elif (character == "#" and before in " \t\n;&|()<>") or (character == before == "<"):
             grammar = _Grammar.NESTED
+            if character == "#" and before:
+                quote = COMMENT
         elif character in _OPERATORS or (character == "~" and before in " \t\n=:"):
             grammar = max(grammar, _Grammar.SIMPLE)
         if character in _BLANKS:
@@ -318,12 +323,7 @@ def _filled(name: str, value: str, quote: str, grammar: _Grammar, *, one_word: b
     """Write a value so that a shell reads it as data."""
     value = _ENV_OF_BPS.sub(_variable, fill_in_attempt(value))
     if grammar == _Grammar.NESTED:
-        if not _SAFE.fullmatch(_ENV.sub("", value)):
-            raise ValueError(
-                f"the value of {name} ({value!r}) cannot be put into a command with substitutions, comments "
-                "or here documents; write that command into a script, and give it the value as an argument"
-            )
-        return value
+        return _plain(name, value)
     if quote:
         # Close the quotation, put the value, open it again.
         return f"{quote}{shlex.quote(value)}{quote}"
@@ -338,6 +338,25 @@ def _filled(name: str, value: str, quote: str, grammar: _Grammar, *, one_word: b
     except ValueError:
         words = [value]
     return " ".join(shlex.quote(word) for word in words)
+
+
+def _plain(name: str, value: str, unsafe: str = "") -> str:
+    """Return a value that is data in whatever grammar it stands."""
+    text = _ENV.sub("", value)
+    if not _SAFE.fullmatch(text) or (unsafe and unsafe in text):
+        raise ValueError(
+            f"the value of {name} ({value!r}) cannot be put into a command with substitutions, comments "
+            "or here documents; write that command into a script, and give it the value as an argument"
+        )
+    return value
+
+
+def _plain_word(name: str, value: str, before: str) -> str:
+    """Write a file name that is one word after a part of a template."""
+    value = _ENV_OF_BPS.sub(_variable, fill_in_attempt(value))
+    quote = open_quotation(_ENV.sub("x", before))
+    value = _plain(name, value, unsafe=" " if quote is None else "")
+    return value.replace(" ", r"\ ") if quote == "" else value
 
 
 def shell_line(line: str) -> str:
