@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from lsst.ctrl.bps.parsl.node import client, listener
-from lsst.ctrl.bps.parsl.node.listener import Listener, Meeting
+from lsst.ctrl.bps.parsl.node.listener import Listener, RunnerDirectory
 from lsst.ctrl.bps.parsl.node.processes import start_time
 from lsst.ctrl.bps.parsl.node.runner import GRACE
 from node.test_runner import Fifo, Node, beside, check_never_more, wait_gone
@@ -148,11 +148,11 @@ class Pilot:
         self.workers.append(Worker({**self.node.setup, **change}, own_parent))
         return self.workers[-1]
 
-    def meeting(self, pid: int | None = None, **change: Any) -> Meeting:
+    def place(self, pid: int | None = None, **change: Any) -> RunnerDirectory:
         """Return where the workers of a parent meet; by default, of this process."""
         pid = os.getpid() if pid is None else pid
         setup = {**self.node.setup, **change}
-        return Meeting(setup["submit_path"], setup["site"], str(pid), str(start_time(pid)))
+        return RunnerDirectory(setup["submit_path"], setup["site"], str(pid), str(start_time(pid)))
 
     def who(self, **more: Any) -> dict[str, Any]:
         """Describe a job that prints its runner: what it is, and which one."""
@@ -188,11 +188,9 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 10.0
         time.sleep(0.01)
 
 
-def wait_for_end(meeting: Meeting) -> None:
-    """Wait until nothing is left of a meeting."""
-    wait_until(
-        lambda: not os.path.lexists(meeting.directory), "the runner ends, and its directory with it", 3
-    )
+def wait_for_end(place: RunnerDirectory) -> None:
+    """Wait until nothing is left of a place."""
+    wait_until(lambda: not os.path.lexists(place.directory), "the runner ends, and its directory with it", 3)
 
 
 @pytest.fixture
@@ -203,7 +201,7 @@ def pilot(node: Node) -> Iterator[Pilot]:
     pilot.close()
     node.close()
     wait_until(lambda: not node.left(), f"no process is left: {node.left()}", 5)
-    left = Path(pilot.meeting().directory)
+    left = Path(pilot.place().directory)
     found = [str(path) for path in (left, *left.glob("*")) if os.path.lexists(path)]
     shutil.rmtree(left, ignore_errors=True)
     assert found == []
@@ -216,7 +214,7 @@ def pilot(node: Node) -> Iterator[Pilot]:
 def test_workers_share_a_runner(pilot: Pilot, count: int) -> None:
     """The workers of a pilot have one runner, whatever worker starts it, and nobody else can see it."""
     workers = [pilot.worker() for _ in range(count)]
-    meeting = pilot.meeting()
+    place = pilot.place()
     spec = [pilot.who() for _ in workers]
     futures = [worker.begin(one) for worker, one in zip(workers, spec, strict=True)]
     results = [future.result(30) for future in futures]
@@ -224,10 +222,10 @@ def test_workers_share_a_runner(pilot: Pilot, count: int) -> None:
     assert len({Path(one["stdout"]).read_text() for one in spec}) == 1
     assert len([result for result in results if result["started"]]) == 1
     assert len(pilot.node.paths.node_journals()) == 1
-    assert stat.S_IMODE(os.stat(meeting.directory).st_mode) == 0o700
-    assert os.stat(meeting.directory).st_uid == os.getuid()
-    assert os.listdir(meeting.directory) == ["socket"]
-    assert stat.S_ISSOCK(os.stat(meeting.path).st_mode)
+    assert stat.S_IMODE(os.stat(place.directory).st_mode) == 0o700
+    assert os.stat(place.directory).st_uid == os.getuid()
+    assert os.listdir(place.directory) == ["socket"]
+    assert stat.S_ISSOCK(os.stat(place.path).st_mode)
 
 
 def test_directory_is_closed_under_any_umask(pilot: Pilot) -> None:
@@ -235,7 +233,7 @@ def test_directory_is_closed_under_any_umask(pilot: Pilot) -> None:
     with umask(0):
         worker = pilot.worker()
     held, fifo = pilot.hold(worker)
-    assert stat.S_IMODE(os.stat(pilot.meeting().directory).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(pilot.place().directory).st_mode) == 0o700
     fifo.release()
     assert held.result(10)["exit"] == 0
 
@@ -258,7 +256,7 @@ def test_one_runner_for_those_that_begin_at_once(pilot: Pilot) -> None:
     path = pilot.node.setup["submit_path"]
     for trial in range(50):
         setup = {**pilot.node.setup, "site": f"site {trial}"}
-        meeting = pilot.meeting(site=setup["site"])
+        place = pilot.place(site=setup["site"])
         specs = [pilot.who() for _ in workers]
         at = time.monotonic() + 0.005
         futures = [
@@ -271,7 +269,7 @@ def test_one_runner_for_those_that_begin_at_once(pilot: Pilot) -> None:
         assert len([result for result in results if result["started"]]) == 1
         for future in [worker.ask(forget=path, timeout=10) for worker in workers]:
             future.result(20)
-        wait_for_end(meeting)
+        wait_for_end(place)
 
 
 @pytest.mark.parametrize("what", ["cpus", "memory"])
@@ -341,7 +339,7 @@ def test_runner_ends_with_the_last_worker(pilot: Pilot, end: str) -> None:
     getattr(third, end)()
     getattr(second, end)()
     wait_until(lambda: not pilot.node.left(), "the runner ends", 3)
-    wait_for_end(pilot.meeting())
+    wait_for_end(pilot.place())
 
 
 def test_next_runner_after_the_last_worker(pilot: Pilot) -> None:
@@ -363,7 +361,7 @@ def test_runner_that_is_killed_is_replaced(pilot: Pilot, times: int) -> None:
     for _ in range(times):
         runner = pilot.runner(workers[0])
         held = [pilot.hold(worker, "trap '' TERM") for worker in workers]
-        before = os.stat(pilot.meeting().directory).st_ino
+        before = os.stat(pilot.place().directory).st_ino
         os.kill(runner, signal.SIGKILL)
         assert all("lost" in future.result(20) for future, _ in held)
         wait_gone(*(fifo.pid for _, fifo in held))
@@ -372,11 +370,11 @@ def test_runner_that_is_killed_is_replaced(pilot: Pilot, times: int) -> None:
         assert [future.result(20).get("exit") for future in futures] == [0, 0]
         (text,) = {Path(spec["stdout"]).read_text() for spec in specs}
         assert int(text.split()[0]) != runner
-        assert os.stat(pilot.meeting().directory).st_ino == before
+        assert os.stat(pilot.place().directory).st_ino == before
     assert len(pilot.node.paths.node_journals()) == 1
 
 
-# A keeper.
+# A runner that stays as long as the worker that starts a process for each task.
 
 KEEPER = """
 import subprocess, sys
@@ -396,7 +394,7 @@ print(json.dumps(run_job(*json.loads(sys.argv[2]))))
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["direct", "below a shell"])
-def test_runner_stays_with_its_keeper(pilot: Pilot, nested: bool) -> None:
+def test_runner_stays_with_its_task_worker(pilot: Pilot, nested: bool) -> None:
     """Where each task is a process, the runner stays between them, and ends with the process that starts
     them, within seconds.
     """
@@ -406,40 +404,40 @@ def test_runner_stays_with_its_keeper(pilot: Pilot, nested: bool) -> None:
         task = ["-c", "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])", *task]
     command = [sys.executable, "-c", KEEPER, *task]
     runners = set()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keeper:
-        assert keeper.stdin is not None
-        assert keeper.stdout is not None
-        meeting = pilot.meeting(keeper.pid)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as task_worker:
+        assert task_worker.stdin is not None
+        assert task_worker.stdout is not None
+        place = pilot.place(task_worker.pid)
         for number in range(3):
             if number == 2:
                 time.sleep(1.5)  # There is no sign of a runner that would end: its interval is 1 s.
             spec = pilot.who()
-            keeper.stdin.write(json.dumps([pilot.node.setup, spec]) + "\n")
-            keeper.stdin.flush()
-            assert json.loads(keeper.stdout.readline()).get("exit") == 0
+            task_worker.stdin.write(json.dumps([pilot.node.setup, spec]) + "\n")
+            task_worker.stdin.flush()
+            assert json.loads(task_worker.stdout.readline()).get("exit") == 0
             runners.add(Path(spec["stdout"]).read_text())
         assert len(runners) == 1
-        assert os.listdir(meeting.directory) == ["socket"]
-        keeper.kill()
+        assert os.listdir(place.directory) == ["socket"]
+        task_worker.kill()
     wait_until(lambda: not pilot.node.left(), "the runner ends", 3)
-    assert not os.path.exists(meeting.directory)
+    assert not os.path.exists(place.directory)
 
 
-def test_keeper_whose_number_is_anothers_now(pilot: Pilot) -> None:
-    """A process that has the keeper's number, and began at another time, keeps no runner."""
-    keeper = [os.getpid(), (start_time(os.getpid()) or 0) - 1]
-    worker = pilot.worker(keeper=keeper)
+def test_task_worker_whose_number_is_anothers_now(pilot: Pilot) -> None:
+    """A process that has the worker's number, and began at another time, keeps no runner."""
+    task_worker = [os.getpid(), (start_time(os.getpid()) or 0) - 1]
+    worker = pilot.worker(worker=task_worker)
     pilot.runner(worker)
     worker.close()
     wait_until(lambda: not pilot.node.left(), "the runner ends", 3)
-    meeting = Meeting(pilot.node.setup["submit_path"], pilot.node.setup["site"], *map(str, keeper))
-    assert not os.path.exists(meeting.directory)
+    place = RunnerDirectory(pilot.node.setup["submit_path"], pilot.node.setup["site"], *map(str, task_worker))
+    assert not os.path.exists(place.directory)
 
 
-def test_killed_runner_of_a_keeper_is_replaced(pilot: Pilot) -> None:
+def test_killed_runner_of_a_task_worker_is_replaced(pilot: Pilot) -> None:
     """It is the next task that starts another one."""
     pid = os.getpid()
-    workers = [pilot.worker(keeper=[pid, start_time(pid)]) for _ in range(2)]
+    workers = [pilot.worker(worker=[pid, start_time(pid)]) for _ in range(2)]
     runner = pilot.runner(workers[0])
     workers[0].close()
     os.kill(runner, signal.SIGKILL)
@@ -447,7 +445,7 @@ def test_killed_runner_of_a_keeper_is_replaced(pilot: Pilot) -> None:
     again = pilot.runner(workers[1])
     assert again != runner
     workers[1].close()
-    assert os.path.exists(pilot.meeting().path), "it stays as long as its keeper: this process"
+    assert os.path.exists(pilot.place().path), "it stays as long as its worker: this process"
     os.kill(again, signal.SIGTERM)
     wait_until(lambda: not pilot.node.left(), "the runner ends", 3)
 
@@ -484,7 +482,7 @@ def check_own_runners(pilot: Pilot) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_planted_directory_is_not_used(pilot: Pilot, tmp_path: Path, kind: str) -> None:
     """What is there and not a directory of the user's alone is left as it is; jobs run all the same."""
-    path = Path(pilot.meeting().directory)
+    path = Path(pilot.place().directory)
     planted(kind, path, tmp_path / "aside")
     try:
         before = os.lstat(path)
@@ -515,7 +513,7 @@ def test_socket_in_a_planted_directory_is_not_used(
     """Also where there is a socket of this user's inside, as where a link leads to another runner's
     directory: that one's jobs are of another run. (The kernel may be set to follow no such link.)
     """
-    path = Path(pilot.meeting().directory)
+    path = Path(pilot.place().directory)
     planted(kind, path, tmp_path / "aside")
     os.chown(path, owner, owner, follow_symlinks=False)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
@@ -544,7 +542,7 @@ def can_accept(listening: socket.socket) -> bool:
 @pytest.mark.parametrize("kind", ["700", "777", "file", "symlink"])
 def test_directory_of_another_account_is_not_used(pilot: Pilot, tmp_path: Path, kind: str) -> None:
     """What another account has planted is not used, whatever its mode."""
-    path = Path(pilot.meeting().directory)
+    path = Path(pilot.place().directory)
     planted(kind, path, tmp_path / "aside")
     os.chown(path, OTHER, OTHER, follow_symlinks=False)
     try:
@@ -595,22 +593,22 @@ def test_another_account_cannot_use_the_runner(pilot: Pilot, opened: bool) -> No
     worker = pilot.worker()
     runner = pilot.runner(worker)
     held, fifo = pilot.hold(worker)
-    meeting = pilot.meeting()
+    place = pilot.place()
     if opened:
-        os.chmod(meeting.directory, 0o777)
-        os.chmod(meeting.path, 0o777)
+        os.chmod(place.directory, 0o777)
+        os.chmod(place.path, 0o777)
     canary = pilot.node.cwd / "canary"
     spec = {**pilot.node.spec("/bin/touch", str(canary)), "key": "1.1"}
     setup = {**pilot.node.setup, "environment": {}, "prefix": ""}
     said = "".join(
         json.dumps(message) + "\n" for message in ({"setup": setup}, spec, {"kill": 0, "upto": 99})
     )
-    command = by_others(meeting.path, "connect", said)
+    command = by_others(place.path, "connect", said)
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr) == (0, "")
     if opened:
         assert done.stdout.strip() in ("b''", "BrokenPipeError", "ConnectionResetError")
-        os.chmod(meeting.directory, 0o700)
+        os.chmod(place.directory, 0o700)
     else:
         assert done.stdout.strip() == "PermissionError"
     assert pilot.runner(worker) == runner
@@ -623,38 +621,38 @@ def test_another_account_cannot_use_the_runner(pilot: Pilot, opened: bool) -> No
 @as_root
 def test_server_of_another_account_is_refused(pilot: Pilot) -> None:
     """A client tells nothing to a process of another account that listens where its runner would."""
-    meeting = pilot.meeting()
-    os.mkdir(meeting.directory)
-    os.chmod(meeting.directory, 0o777)  # Or it could not listen there.
-    command = by_others(meeting.path, "listen")
+    place = pilot.place()
+    os.mkdir(place.directory)
+    os.chmod(place.directory, 0o777)  # Or it could not listen there.
+    command = by_others(place.path, "listen")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == "listening\n"
-            os.chmod(meeting.directory, 0o700)
+            os.chmod(place.directory, 0o700)
             with pytest.raises(PermissionError, match="another user"):
-                meeting.connect()
+                place.connect()
             assert server.stdout.readline() == "accepted\n"
             check_own_runners(pilot)
         finally:
             server.kill()
-            shutil.rmtree(meeting.directory)
+            shutil.rmtree(place.directory)
 
 
 # The directory by itself.
 
 
-def test_meetings_are_told_apart() -> None:
+def test_directories_are_told_apart() -> None:
     """Every part counts, and where one ends and the next begins; the path is short enough for a socket."""
     parts = [("a", "b", "c"), ("a", "b", "d"), ("ab", "", "c"), ("a", "bc", ""), ("a" * 5000, "\udcff", "")]
-    found = {Meeting(*part).path for part in parts}
+    found = {RunnerDirectory(*part).path for part in parts}
     assert len(found) == len(parts)
     assert all(len(path) < 100 and path.startswith(f"/tmp/bps-parsl-{os.getuid()}-") for path in found)
 
 
 def test_one_process_at_a_time_has_the_directory(tmp_path: Path) -> None:
     """Who waits for a directory that is removed meanwhile gets the new one, not the old one."""
-    first, second = (Meeting("x", base=str(tmp_path)) for _ in range(2))
+    first, second = (RunnerDirectory("x", base=str(tmp_path)) for _ in range(2))
     entered: list[int] = []
 
     def enter() -> dict[str, Any]:
@@ -682,12 +680,12 @@ def is_blocked(directory: Path) -> bool:
 @pytest.mark.parametrize("kind", ["file", "fifo", "symlink to nowhere"])
 def test_connecting_to_what_is_no_socket_leaves_nothing_open(tmp_path: Path, kind: str) -> None:
     """A client that could not connect has no file open."""
-    meeting = Meeting("x", base=str(tmp_path))
-    planted(kind, Path(meeting.directory), tmp_path / "aside")
+    place = RunnerDirectory("x", base=str(tmp_path))
+    planted(kind, Path(place.directory), tmp_path / "aside")
     before = os.listdir("/proc/self/fd")
     with suppress(OSError):
-        assert meeting.connect() is None
-    with suppress(OSError), meeting.locked():
+        assert place.connect() is None
+    with suppress(OSError), place.locked():
         raise AssertionError("it was used")
     assert os.listdir("/proc/self/fd") == before
 
@@ -697,14 +695,14 @@ def test_next_runner_removes_what_killed_ones_left() -> None:
     where somebody listens, or is about to, stay.
     """
     with TemporaryDirectory(dir="/tmp") as base:  # Short enough for a socket.
-        stale, listening, starting, new = (Meeting(name, base=base) for name in "abcd")
+        stale, listening, starting, new = (RunnerDirectory(name, base=base) for name in "abcd")
         with stale.locked():
             stale.listen().close()
         with listening.locked():
             server = listening.listen()
         with server, starting.locked(), new.locked(), new.listen():
             left = set(os.listdir(base))
-    assert left == {Path(meeting.directory).name for meeting in (listening, starting, new)}
+    assert left == {Path(place.directory).name for place in (listening, starting, new)}
 
 
 @pytest.fixture
@@ -716,7 +714,7 @@ def short() -> Iterator[str]:
 
 def test_runner_that_begins_to_listen_meanwhile_stays(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runner that begins to listen while another one looks for what killed ones left keeps its socket."""
-    late, new = (Meeting(name, base=short) for name in "ab")
+    late, new = (RunnerDirectory(name, base=short) for name in "ab")
     os.mkdir(late.directory, 0o700)
     look = listener._unused
     servers: list[socket.socket] = []
@@ -737,28 +735,28 @@ def test_runner_that_begins_to_listen_meanwhile_stays(short: str, monkeypatch: p
 
 def test_runner_that_ends_leaves_the_directory_to_the_next(short: str) -> None:
     """The directory of a runner that ends stays where somebody is about to start the next one."""
-    meeting = Meeting("x", base=short)
-    with meeting.locked():
-        ending = Listener(meeting.listen().detach(), meeting.directory)
+    place = RunnerDirectory("x", base=short)
+    with place.locked():
+        ending = Listener(place.listen().detach(), place.directory)
     ending.stop()
-    with meeting.locked():
+    with place.locked():
         ending.close()
-        with meeting.listen():
-            assert os.path.exists(meeting.path)
-    assert os.path.isdir(meeting.directory)
+        with place.listen():
+            assert os.path.exists(place.path)
+    assert os.path.isdir(place.directory)
 
 
 def test_runner_that_ends_leaves_the_socket_of_another(short: str) -> None:
     """A runner whose socket somebody has removed does not remove that of the runner in its place."""
-    meeting = Meeting("x", base=short)
+    place = RunnerDirectory("x", base=short)
     listeners = []
     for _ in range(2):
-        with meeting.locked():
-            listeners.append(Listener(meeting.listen().detach(), meeting.directory))
+        with place.locked():
+            listeners.append(Listener(place.listen().detach(), place.directory))
     first, second = listeners
     first.stop()
     first.close()
-    assert os.path.exists(meeting.path)
+    assert os.path.exists(place.path)
     second.stop()
     second.close()
     assert os.listdir(short) == []

@@ -28,7 +28,7 @@ from ..paths import SubmitPaths
 from ..site import SiteConfig
 from .blocks import Demand
 from .ending import Step, end_all_of
-from .functions import function_here, function_on_worker, node_package, tied_command
+from .functions import command_ending_with_driver, function_here, function_on_worker, node_package
 from .kernel import end_kernel, run_variables, start_kernel
 from .local_provider import check_path, watch_local_pilots
 from .parsl_log import ParslLog
@@ -172,7 +172,9 @@ class ParslBackend:
             watch_local_pilots(getattr(executor, "provider", None))
             if isinstance(executor, HighThroughputExecutor):
                 self._low_first.add(executor.label)
-                executor.interchange_launch_cmd = tied_command(self._paths, executor.interchange_launch_cmd)
+                executor.interchange_launch_cmd = command_ending_with_driver(
+                    self._paths, executor.interchange_launch_cmd
+                )
 
     def submit(self, task: Task) -> None:
         """Give a task to its executor.

@@ -20,7 +20,7 @@ from typing import Any
 from ..node import client
 from ..paths import SubmitPaths
 
-__all__ = ["Function", "function_here", "function_on_worker", "node_package", "tied_command"]
+__all__ = ["Function", "command_ending_with_driver", "function_here", "function_on_worker", "node_package"]
 
 Function = Callable[..., dict[str, Any]]
 
@@ -67,7 +67,7 @@ def function_on_worker(label: str) -> Function:
     return function
 
 
-def tied_command(paths: SubmitPaths, command: Sequence[str]) -> list[str]:
+def command_ending_with_driver(paths: SubmitPaths, command: Sequence[str]) -> list[str]:
     """Return the command of a process that must not outlive this one.
 
     Parameters
@@ -80,12 +80,12 @@ def tied_command(paths: SubmitPaths, command: Sequence[str]) -> list[str]:
     Returns
     -------
     command : `list` [`str`]
-        The command for `~lsst.ctrl.bps.parsl.node.tied`.
+        The command for `~lsst.ctrl.bps.parsl.node.ends_with_parent`.
     """
     program, *arguments = command
     here = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     found = shutil.which(program, path=here) or program
-    script = os.path.join(node_package(), "tied.py")
+    script = os.path.join(node_package(), "ends_with_parent.py")
     python = [sys.executable, "-I", "-S", script]
     return [*python, str(os.getpid()), str(paths.submit_path), found, *arguments]
 

@@ -25,8 +25,8 @@ from typing import Any
 from .environment import capture_environment, load_environment
 from .leftovers import end_leftovers
 from .lines import Lines
-from .listener import Meeting
-from .pilot import capacity, keeper, time_left
+from .listener import RunnerDirectory
+from .pilot import capacity, task_worker, time_left
 from .processes import end_with_parent, start_time, umask
 from .records import RUN_VARIABLE, RUNNER_VARIABLE
 
@@ -88,21 +88,21 @@ class RunnerClient:
 
     def _shared(self) -> socket.socket:
         """Connect to the runner of this pilot, starting it where needed."""
-        worker = self._setup.get("keeper")
+        worker = self._setup.get("worker")
         pilot = worker or (os.getppid(), start_time(os.getppid()))
-        meeting = Meeting(self._setup["submit_path"], self._setup["site"], *map(str, pilot))
+        place = RunnerDirectory(self._setup["submit_path"], self._setup["site"], *map(str, pilot))
         try:
-            if connected := meeting.connect():
+            if connected := place.connect():
                 return connected
-            with meeting.locked():
+            with place.locked():
                 # Another process may have been faster.
-                if connected := meeting.connect():
+                if connected := place.connect():
                     return connected
-                with meeting.listen() as listening:
-                    known = dict(zip(("keeper", "since"), worker or (), strict=False))
-                    what = {"fd": listening.fileno(), "directory": meeting.directory, **known}
+                with place.listen() as listening:
+                    known = dict(zip(("worker", "since"), worker or (), strict=False))
+                    what = {"fd": listening.fileno(), "directory": place.directory, **known}
                     self._start(listening.fileno(), "listening", json.dumps(what))
-                connected = meeting.connect()
+                connected = place.connect()
                 assert connected is not None, "the socket was just made"
                 return connected
         except OSError:
@@ -360,7 +360,7 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
         # A worker whose manager was killed would have its jobs run on.
         end_with_parent()
     if setup.get("own_process"):
-        setup = {**setup, "keeper": keeper()}
+        setup = {**setup, "worker": task_worker()}
         if os.getpgrp() != os.getpid():
             # The worker ends the group of a process that it has started, and
             # may not have made it in time.

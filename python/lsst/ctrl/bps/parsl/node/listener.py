@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 
 from .processes import start_time
 
-__all__ = ["Listener", "Meeting", "peer_is_ours"]
+__all__ = ["Listener", "RunnerDirectory", "peer_is_ours"]
 
 BASE = "/tmp"
 """Where the directories are: on each node, and short enough for a socket."""
@@ -34,7 +34,7 @@ FIRST = 60.0
 """Seconds for which a runner waits for the first process."""
 
 
-class Meeting:
+class RunnerDirectory:
     """The directory where the processes of one pilot find their runner.
 
     Parameters
@@ -133,7 +133,7 @@ class Listener:
         File descriptor of the listening socket.
     directory : `str`
         Its directory, which is removed in the end.
-    keeper : `int`, optional
+    worker : `int`, optional
         Process that the runner waits for; by default, it ends as soon as no
         process is connected.
     since : `int`, optional
@@ -143,7 +143,7 @@ class Listener:
     interval = 1.0
     """Seconds between two looks at who is there."""
 
-    def __init__(self, fd: int, directory: str, keeper: int | None = None, since: int | None = None) -> None:
+    def __init__(self, fd: int, directory: str, worker: int | None = None, since: int | None = None) -> None:
         self._socket: socket.socket | None = socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._socket.set_inheritable(False)
@@ -151,7 +151,7 @@ class Listener:
         self._directory = directory
         self._path = f"{directory}/{SOCKET}"
         self._bound = os.stat(self._path, follow_symlinks=False)
-        self._keeper, self._since = keeper, since
+        self._worker, self._since = worker, since
         self._until: float | None = time.monotonic() + FIRST
         self._stopped = False
 
@@ -177,8 +177,8 @@ class Listener:
         """Tell whether somebody may still connect."""
         if self._stopped:
             return False
-        if self._keeper is not None:
-            return start_time(self._keeper) == self._since
+        if self._worker is not None:
+            return start_time(self._worker) == self._since
         return self._until is not None and time.monotonic() < self._until
 
     def stop(self) -> None:

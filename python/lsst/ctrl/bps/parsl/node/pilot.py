@@ -10,7 +10,7 @@ from typing import Any
 
 from .processes import group, parent, start_time
 
-__all__ = ["PILOT_END", "capacity", "keeper", "time_left"]
+__all__ = ["PILOT_END", "capacity", "task_worker", "time_left"]
 
 PILOT_END = "BPS_PARSL_PILOT_END"
 """Environment variable in a pilot: when it ends, in seconds since 1970."""
@@ -48,7 +48,7 @@ def _slurm_memory(environ: Mapping[str, str]) -> float | None:
         return None
 
 
-def keeper() -> tuple[int, int | None]:
+def task_worker() -> tuple[int, int | None]:
     """Return the worker that has started this process for one task.
 
     Returns

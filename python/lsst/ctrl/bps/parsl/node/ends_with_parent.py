@@ -2,7 +2,7 @@
 """Becomes a program that ends when the process that started it ends.
 
 Parsl's interchange outlives a driver that is killed, and goes on handing out
-what it holds. Called as ``tied.py <pid of the parent> <submit path> <program>
+what it holds. Called as ``ends_with_parent.py <pid of the parent> <submit path> <program>
 <arguments>``; standard library only.
 
 A program in Python gets a clock that is not set: the interchange compares the
