@@ -20,7 +20,7 @@ from lsst.ctrl.bps.parsl.node.journal import encode_line, open_journal
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import read_journal
-from lsst.ctrl.bps.parsl.run.registry import find_submit_path, list_runs
+from lsst.ctrl.bps.parsl.run.registry import Registry, read_registry
 
 from .checker import Record
 from .matrix import Matrix
@@ -125,7 +125,7 @@ def test_flipped_bit_of_others(run: Run, matrix: Matrix, name: str) -> None:
         with run.damaged(name) as path:
             path.write_bytes(changed)
             wrong += bear(run, path, f"byte {index} is {changed[index]:#x}", report, restart)
-            assert "other" in {entry.run for entry in list_runs()}
+            assert "other" in {entry.run for entry in read_registry()}
     take_down(matrix, f"{name} has a wrong bit", wrong, len(indices))
 
 
@@ -182,7 +182,7 @@ def test_damage(run: Run, matrix: Matrix, name: str, damage: Callable[[Path, Pat
         damage(path, theirs)
         wrong = bear(run, path, damage.__name__, report, restart)
         assert not path.with_name("nothing").exists(), "something was written through the link"
-        assert {entry.run for entry in list_runs()} >= {"other"}
+        assert {entry.run for entry in read_registry()} >= {"other"}
         path.with_name("kept").unlink(missing_ok=True)
     assert files(other.paths.submit_path) == before
     assert path.stat().st_uid == os.geteuid()
@@ -205,7 +205,7 @@ def test_newer_format(run: Run, matrix: Matrix, name: str) -> None:
         newer = path.read_bytes()
         assert newer != run.content[path]
         with pytest.raises(ParslBpsError) as caught:
-            _ = restart(run) if name != "entry" else find_submit_path("run")
+            _ = restart(run) if name != "entry" else Registry().find("run")
         assert path.read_bytes() == newer
         assert name == "entry" or f"{path} has format 9" in caught.value.message
         wrong = bear(run, path, "format 9", report, restart)
@@ -218,8 +218,8 @@ def test_entry_of_another_run(run: Run, matrix: Matrix) -> None:
     other = next(run.box.state.glob("other@*.json"))
     with run.damaged("entry") as path:
         shutil.copyfile(other, path)
-        assert find_submit_path("other") == run.paths.submit_path.with_name("other")
-        assert find_submit_path(str(run.paths.submit_path)) == run.paths.submit_path
+        assert Registry().find("other") == run.paths.submit_path.with_name("other")
+        assert Registry().find(str(run.paths.submit_path)) == run.paths.submit_path
     matrix.add("entry is that of another run", "all")
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from lsst.ctrl.bps.bps_utils import _make_id_link
@@ -25,7 +26,7 @@ from .prepare.submission import (
     why_not_writable,
 )
 from .report.view import RunView, run_report
-from .run.registry import find_submit_path, list_runs, state_directory
+from .run.registry import Registry, state_directory
 from .settings.section import set_environment_apart
 from .workflow import ParslWorkflow
 
@@ -55,6 +56,9 @@ class ParslService(BaseWmsService):
     """
 
     config: BpsConfig
+
+    _listed: tuple[str, ...] = ()
+    """Runs that are to be cancelled one after the other, whatever comes of each."""
 
     @property
     def defaults(self) -> Config:
@@ -221,9 +225,16 @@ class ParslService(BaseWmsService):
         if wms_id is not None:
             if not wms_id:
                 raise RunNotFoundError("Which run? Give its id or submit path: --id <id>")
-            return [RunView(SubmitPaths(find_submit_path(str(wms_id)))).shortest_id]
-        views = (RunView(SubmitPaths(entry.submit_path)) for entry in list_runs())
-        return [view.shortest_id for view in views if view.holder is not None and _belongs_to(view, user)]
+            return [_find(wms_id).shortest_id]
+        ids = []
+        for view, _ in _all_runs():
+            try:
+                if view.holder is not None and _belongs_to(view, user):
+                    ids.append(view.shortest_id)
+            except ParslBpsError as exc:
+                _LOG.warning("A run is passed over: %s", exc.message)
+        self._listed = tuple(ids)
+        return ids
 
     def report(
         self,
@@ -262,13 +273,12 @@ class ParslService(BaseWmsService):
             Raised if the one run that was asked for cannot be reported.
         """
         if wms_workflow_id:
-            view = RunView(SubmitPaths(find_submit_path(str(wms_workflow_id))))
+            view = _find(wms_workflow_id)
             return [run_report(view, exit_codes=return_exit_codes, usage=True)], ""
         reports, problems = [], []
-        for entry in list_runs():
-            view = RunView(SubmitPaths(entry.submit_path))
+        for view, created in _all_runs():
             try:
-                if _belongs_to(view, user) and _is_recent(view, entry.created, hist):
+                if _belongs_to(view, user) and _is_recent(view, created, hist):
                     reports.append(run_report(view, exit_codes=return_exit_codes))
             except ParslBpsError as exc:
                 problems.append(f"WARNING: {exc.message}")
@@ -296,7 +306,7 @@ class ParslService(BaseWmsService):
             What to do next, where there is something to do.
         """
         try:
-            view = RunView(SubmitPaths(find_submit_path(str(wms_workflow_id))))
+            view = _find(wms_workflow_id)
             return view.wms_state, view.advice
         except RunNotFoundError as exc:
             return WmsStates.UNKNOWN, exc.message
@@ -314,17 +324,23 @@ class ParslService(BaseWmsService):
         Returns
         -------
         deleted : `bool`
-            `True`.
+            Whether it was; always, where it was asked for by its id.
         message : `str`
-            What was done.
+            What was done, or why nothing was.
 
         Raises
         ------
         ParslBpsError
-            Raised if it cannot be cancelled: BPS exits with status 0 where
-            `False` is returned.
+            Raised if the run that was asked for cannot be cancelled: BPS
+            exits with status 0 where `False` is returned. Where all runs are
+            cancelled, the next one is to have its turn.
         """
-        message = ParslWorkflow.read(wms_id).cancel()
+        try:
+            message = ParslWorkflow.read(wms_id).cancel()
+        except ParslBpsError as exc:
+            if wms_id not in self._listed:
+                raise
+            return False, exc.message
         _LOG.info("%s", message)
         return True, message
 
@@ -353,6 +369,18 @@ class ParslService(BaseWmsService):
         if why := why_not_writable(str(directory)):
             return 1, f"The list of your runs cannot be written: {directory}: {why}."
         return 0, f"Parsl {release}; your runs are listed in {directory}"
+
+
+def _find(wms_id: str) -> RunView:
+    registry = Registry()
+    return RunView(SubmitPaths(registry.find(str(wms_id))), registry)
+
+
+def _all_runs() -> Iterator[tuple[RunView, float]]:
+    """Iterate over the user's runs, and when they were prepared; the list of them is read once."""
+    registry = Registry()
+    for entry in registry.entries:
+        yield RunView(SubmitPaths(entry.submit_path), registry), entry.created
 
 
 def _belongs_to(view: RunView, user: str | None) -> bool:

@@ -25,7 +25,7 @@ from .report.suggestions import MARGIN, PERCENTILE, section_finder, snippet
 from .report.summary import Table, print_end, print_requests, status_table
 from .report.view import RunView
 from .run.liveness import RunLock, ask_to_cancel, is_asked, living_holder, withdraw
-from .run.registry import find_submit_path, register_run
+from .run.registry import Registry, register_run
 
 if TYPE_CHECKING:
     import parsl.config
@@ -150,7 +150,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         RunNotFoundError
             Raised if there is no such run.
         """
-        paths = SubmitPaths(find_submit_path(os.fspath(out_prefix)))
+        paths = SubmitPaths(Registry().find(os.fspath(out_prefix)))
         plan = Plan(paths.plan)
         workflow = cls(plan.run, read_config(paths.config))
         workflow.submit_path = str(paths.submit_path)

@@ -7,20 +7,20 @@ import dataclasses
 import os
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from lsst.ctrl.bps import WmsRunReport, WmsSpecificInfo, WmsStates
 
 from ..batch.queue_text import queue_lines
-from ..errors import DamagedFileError, RunNotFoundError, StorageError
+from ..errors import DamagedFileError, StorageError
 from ..paths import SubmitPaths
 from ..plan.logs import log_stem
 from ..plan.plan import Plan
 from ..run.job_state import JobState
 from ..run.liveness import Holder, living_holder
-from ..run.registry import find_submit_path
+from ..run.registry import Registry
 from ..run.replay import replay
 from ..run.state import RunState
 from .jobs import JobReports
@@ -45,9 +45,12 @@ class RunView:
     ----------
     paths : `SubmitPaths`
         Where the run is.
+    registry : `Registry`, optional
+        The user's runs, for its shortest id.
     """
 
     paths: SubmitPaths
+    registry: Registry = field(default_factory=Registry)
 
     @cached_property
     def plan(self) -> Plan:
@@ -80,14 +83,10 @@ class RunView:
         has_ended = self.holder is None and self.state.finished is not None
         return [] if has_ended else queue_lines(self.paths.pilots)
 
-    @property
+    @cached_property
     def shortest_id(self) -> str:
         """The run's id, or its submit path where the id is not its alone."""
-        try:
-            known = find_submit_path(self.plan.run)
-        except RunNotFoundError:
-            known = None
-        return self.plan.run if known == self.paths.submit_path else str(self.paths.submit_path)
+        return self.registry.shortest_id(self.plan.run, self.paths.submit_path)
 
     @property
     def resume_command(self) -> str:

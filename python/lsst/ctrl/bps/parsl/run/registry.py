@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -21,12 +22,15 @@ from ..errors import RunNotFoundError
 from ..files import PRIVATE, make_directory, read_file, write_atomic
 from ..paths import SubmitPaths, safe_name
 
-__all__ = ["Entry", "find_submit_path", "list_runs", "register_run"]
+__all__ = ["Entry", "Registry", "read_registry", "register_run"]
 
 _LOG = logging.getLogger(__name__)
 
 VARIABLE = "BPS_PARSL_STATE_DIR"
 _FORMAT = 1
+
+KEPT_SECONDS = 30 * 86400.0
+"""Time for which the entry of a run is kept whose submit directory is gone."""
 
 
 class Entry(BaseModel):
@@ -92,21 +96,38 @@ def register_run(run: str, submit_path: Path) -> None:
         )
 
 
-def list_runs() -> Iterator[Entry]:
-    """Iterate over the user's runs whose submit directories exist.
+def read_registry() -> list[Entry]:
+    """Read the list of the user's runs, each entry once.
 
-    Yields
-    ------
-    entry : `Entry`
-        A run; oldest first. An entry that is damaged is reported in a warning
-        and left out.
+    Returns
+    -------
+    entries : `list` [`Entry`]
+        The runs whose submit directories exist, oldest first. An entry that
+        is damaged is reported in a warning and left out. One of a run that is
+        gone for long is removed.
     """
     entries = []
     directory = state_directory()
+    for path in map(directory.joinpath, _names(directory)):
+        try:
+            entry = _read_entry(path)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+            why = str(exc).partition("\n")[0]
+            _LOG.warning("%s is damaged or unreadable (%s); its run is found by its submit path.", path, why)
+            continue
+        if _is_run(entry.submit_path):
+            entries.append(entry)
+        elif time.time() - entry.created > KEPT_SECONDS and _is_gone(entry.submit_path):
+            with suppress(OSError):
+                path.unlink()
+    return sorted(entries, key=lambda entry: entry.created)
+
+
+def _names(directory: Path) -> list[str]:
     try:
-        names = [name for name in os.listdir(directory) if name.endswith(".json")]
+        return [name for name in os.listdir(directory) if name.endswith(".json")]
     except FileNotFoundError:
-        names = []
+        pass
     except OSError as exc:
         _LOG.warning(
             "Cannot read the list of your runs (%s: %s); use submit paths in place of run ids, or set %s to "
@@ -115,20 +136,14 @@ def list_runs() -> Iterator[Entry]:
             exc.strerror,
             VARIABLE,
         )
-        names = []
-    for path in map(directory.joinpath, names):
-        try:
-            content = json.loads(read_file(path))
-            if content.pop("format") != _FORMAT:
-                raise ValueError("unknown format")
-            entry = Entry.model_validate(content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
-            why = str(exc).partition("\n")[0]
-            _LOG.warning("%s is damaged or unreadable (%s); its run is found by its submit path.", path, why)
-            continue
-        if _is_run(entry.submit_path):
-            entries.append(entry)
-    yield from sorted(entries, key=lambda entry: entry.created)
+    return []
+
+
+def _read_entry(path: Path) -> Entry:
+    content = json.loads(read_file(path))
+    if content.pop("format") != _FORMAT:
+        raise ValueError("unknown format")
+    return Entry.model_validate(content)
 
 
 def _is_run(submit_path: str) -> bool:
@@ -138,43 +153,98 @@ def _is_run(submit_path: str) -> bool:
         return False  # No file can have this name.
 
 
-def find_submit_path(wanted: str) -> Path:
-    """Find a run.
-
-    Parameters
-    ----------
-    wanted : `str`
-        A run id, the beginning of one, or a submit path.
-
-    Returns
-    -------
-    submit_path : `pathlib.Path`
-        Its submit directory.
-
-    Raises
-    ------
-    RunNotFoundError
-        Raised if there is no such run, or more than one.
+def _is_gone(submit_path: str) -> bool:
+    """Tell whether a submit directory was removed: of a file system that is
+    not here today, nothing is left that is the user's.
     """
-    if _is_run(wanted):
-        return SubmitPaths(wanted).submit_path
-    entries = list(list_runs())
-    found = [entry for entry in entries if entry.run == wanted]
-    if not found and wanted:
-        found = [entry for entry in entries if entry.run.startswith(wanted)]
-    if len({entry.submit_path for entry in found}) == 1:
-        return Path(found[0].submit_path)
+    try:
+        left = submit_path
+        while left and not os.path.lexists(left):
+            left = os.path.dirname(left)
+        return left != submit_path and os.stat(left).st_uid == os.geteuid()
+    except (OSError, ValueError):
+        return False
+
+
+class Registry:
+    """The user's runs, as they are when they are first asked for.
+
+    Whoever looks at many runs reads the list once.
+    """
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The runs, oldest first."""
+        return read_registry()
+
+    def find(self, wanted: str) -> Path:
+        """Find a run.
+
+        Parameters
+        ----------
+        wanted : `str`
+            A run id, the beginning of one, or a submit path.
+
+        Returns
+        -------
+        submit_path : `pathlib.Path`
+            Its submit directory.
+
+        Raises
+        ------
+        RunNotFoundError
+            Raised if there is no such run, or more than one.
+        """
+        if _is_run(wanted):
+            return SubmitPaths(wanted).submit_path
+        found = self._of_id.get(wanted, [])
+        if not found and wanted:
+            found = [entry for entry in self.entries if entry.run.startswith(wanted)]
+        if len({entry.submit_path for entry in found}) == 1:
+            return Path(found[0].submit_path)
+        raise _not_found(wanted, found)
+
+    def shortest_id(self, run: str, submit_path: Path) -> str:
+        """Return what names a run: its id, or its submit path where the id is not its alone.
+
+        Parameters
+        ----------
+        run : `str`
+            Its id.
+        submit_path : `pathlib.Path`
+            Its submit directory.
+
+        Returns
+        -------
+        shortest : `str`
+            What `find` knows it by.
+        """
+        try:
+            alone = self.find(run) == submit_path
+        except RunNotFoundError:
+            alone = False
+        return run if alone else str(submit_path)
+
+    @cached_property
+    def _of_id(self) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.run, []).append(entry)
+        return found
+
+
+def _not_found(wanted: str, found: list[Entry]) -> RunNotFoundError:
     if found:
         choice = "\n  ".join(f"{entry.run}  {entry.submit_path}" for entry in found)
-        raise RunNotFoundError(
+        return RunNotFoundError(
             f"{len(found)} runs match {wanted!r}; give more of the id, or the submit path:\n  {choice}"
         )
     if os.path.isdir(wanted):
-        raise RunNotFoundError(
+        return RunNotFoundError(
             f"{os.path.abspath(wanted)} is not the submit directory of a prepared run of this plugin "
             f"(no file {SubmitPaths(wanted).plan})."
         )
-    raise RunNotFoundError(
+    return RunNotFoundError(
         f"No run matches {wanted!r}. List your runs with: bps report --hist 30   "
         "A run of somebody else's is found by its submit path."
     )
