@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Limits on how many jobs of a kind run at once (BPS's ``concurrencyLimit``)."""
+"""Which ready job is next, and limits on how many of a kind run at once
+(BPS's ``concurrencyLimit``).
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Mapping
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "ReadyJobs"]
 
 
 class Limits:
@@ -22,9 +25,10 @@ class Limits:
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._limits = dict(limits)
         self._running: Counter[str] = Counter()
-        self._waiting: dict[str, list[tuple[int, int]]] = {}
 
-    def names(self, concurrency_limit: str | list[str] | None, category: str | None = None) -> list[str]:
+    def names(
+        self, concurrency_limit: str | list[str] | None, category: str | None = None
+    ) -> tuple[str, ...]:
         """Return the limits that apply to a job.
 
         Parameters
@@ -37,50 +41,102 @@ class Limits:
 
         Returns
         -------
-        names : `list` [`str`]
+        names : `tuple` [`str`]
             Those of them that there are.
         """
         if not self._limits:
-            return []
+            return ()
         if isinstance(concurrency_limit, list):
             concurrency_limit = ",".join(map(str, concurrency_limit))
         names = [*str(concurrency_limit or "").split(","), str(category or "")]
-        return [name for name in dict.fromkeys(map(str.strip, names)) if name in self._limits]
+        return tuple(name for name in dict.fromkeys(map(str.strip, names)) if name in self._limits)
 
-    def take(self, names: list[str], item: tuple[int, int]) -> bool:
-        """Let a job run, or have it wait.
+    def have_room(self, names: tuple[str, ...]) -> bool:
+        """Tell whether one more job may run.
 
         Parameters
         ----------
-        names : `list` [`str`]
+        names : `tuple` [`str`]
             The limits that apply to it.
-        item : `tuple`
-            What stands for the job; `release` gives it back.
 
         Returns
         -------
-        taken : `bool`
-            Whether it may run.
+        room : `bool`
+            Whether none of them is reached.
         """
-        for name in names:
-            if self._running[name] >= self._limits[name]:
-                self._waiting.setdefault(name, []).append(item)
-                return False
-        self._running.update(names)
-        return True
+        return all(self._running[name] < self._limits[name] for name in names)
 
-    def release(self, names: list[str]) -> list[tuple[int, int]]:
+    def take(self, names: tuple[str, ...]) -> None:
+        """Note that a job runs.
+
+        Parameters
+        ----------
+        names : `tuple` [`str`]
+            The limits that apply to it.
+        """
+        self._running.update(names)
+
+    def release(self, names: tuple[str, ...]) -> None:
         """Note that a job has ended.
 
         Parameters
         ----------
-        names : `list` [`str`]
+        names : `tuple` [`str`]
             The limits that applied to it.
+        """
+        self._running.subtract(names)
+
+
+class ReadyJobs:
+    """Jobs that may run, in the order in which they are to.
+
+    Those to which the same limits apply wait in one queue: a job that may not
+    run yet is not looked at before it is the first of its queue.
+
+    Parameters
+    ----------
+    limits : `Limits`
+        The limits.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._queues: dict[tuple[str, ...], list[tuple[int, int]]] = {}
+
+    def __bool__(self) -> bool:
+        return any(self._queues.values())
+
+    def add(self, job: int, priority: int, names: tuple[str, ...]) -> None:
+        """Add a job.
+
+        Parameters
+        ----------
+        job : `int`
+            Its number: of two jobs with one priority the first is the one
+            that was planned first.
+        priority : `int`
+            What is higher goes first.
+        names : `tuple` [`str`]
+            The limits that apply to it.
+        """
+        heapq.heappush(self._queues.setdefault(names, []), (-priority, job))
+
+    def take(self) -> int | None:
+        """Return the next job, and count it under its limits.
 
         Returns
         -------
-        items : `list` [`tuple`]
-            Those that waited for it, and may ask again.
+        job : `int` or `None`
+            Its number; `None` where none may run now.
         """
-        self._running.subtract(names)
-        return [item for name in names for item in self._waiting.pop(name, ())]
+        open_queues = [
+            (queue[0], names)
+            for names, queue in self._queues.items()
+            if queue and self._limits.have_room(names)
+        ]
+        if not open_queues:
+            return None
+        (_, job), names = min(open_queues)
+        heapq.heappop(self._queues[names])
+        self._limits.take(names)
+        return job

@@ -8,7 +8,6 @@ down what became of them, and decides what follows. All it knows is in the
 
 from __future__ import annotations
 
-import heapq
 import logging
 import queue
 import time
@@ -23,7 +22,7 @@ from ..run.job_state import JobState
 from ..run.journal import Journal
 from ..run.liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
 from ..run.state import RunState
-from .limits import Limits
+from .limits import Limits, ReadyJobs
 from .retry import decide
 from .tail import NodeTail
 from .tasks import Backend, Maker, Task
@@ -103,7 +102,7 @@ class Driver:
         self._limits = limits or Limits({})
         self._clock = clock
         self._results: queue.SimpleQueue[tuple[Task, dict[str, Any]] | None] = queue.SimpleQueue()
-        self._ready: list[tuple[int, int]] = []
+        self._ready = ReadyJobs(self._limits)
         self._in_flight = 0
         self._stop: str | None = None
         self.error: RunEndedError | None = None
@@ -213,14 +212,17 @@ class Driver:
         if state.cancelled and self._in_flight:
             return  # The final job gathers what others leave: they end first.
         for job in state.take_ready():
-            fields = self._fields(job)
-            heapq.heappush(self._ready, (-int(fields.get("priority") or 0), job))
+            self._ready.add(job, int(self._fields(job).get("priority") or 0), self._limits_of(job))
         tasks: list[Task] = []
-        while self._ready and self._in_flight + len(tasks) < self._backend.window:
-            item = heapq.heappop(self._ready)
-            job = item[1]
-            if state.states[job] == JobState.READY and self._limits.take(self._limits_of(job), item):
-                tasks.append(self._maker.make(job, state.attempts[job] + 1, state.memory.get(job)))
+        while self._in_flight + len(tasks) < self._backend.window:
+            next_job = self._ready.take()
+            if next_job is None:
+                break
+            if state.states[next_job] == JobState.READY:
+                attempt = state.attempts[next_job] + 1
+                tasks.append(self._maker.make(next_job, attempt, state.memory.get(next_job)))
+            else:
+                self._limits.release(self._limits_of(next_job))
         if tasks:
             self._record({"e": "pending", "j": [task.job for task in tasks]})
             self._in_flight += len(tasks)
@@ -231,7 +233,7 @@ class Driver:
                 else:
                     self._completed(task, {"lost": "the driver was stopped before it was handed out"})
 
-    def _limits_of(self, job: int) -> list[str]:
+    def _limits_of(self, job: int) -> tuple[str, ...]:
         fields = self._fields(job)
         return self._limits.names(fields.get("concurrency_limit"), fields.get("category"))
 
@@ -252,8 +254,7 @@ class Driver:
         """Write results down."""
         self._in_flight -= len(results)
         for task, _ in results:
-            for item in self._limits.release(self._limits_of(task.job)):
-                heapq.heappush(self._ready, item)
+            self._limits.release(self._limits_of(task.job))
         if any("lost" in result for _, result in results):
             self._read_nodes(fresh=True)
         succeeded, aborting = [], None
