@@ -26,7 +26,7 @@ export PATH := $(BIN):$(PATH)
 PYTEST := timeout -k 30 3600 pytest -p no:cacheprovider --dist worksteal
 
 .PHONY: demo test test-all lint types unit slow doc faults on-cluster compat compat-short
-.PHONY: benchmark benchmark-slurm benchmark-memory cluster cluster-down clean
+.PHONY: benchmark benchmark-slurm benchmark-memory benchmark-growth cluster cluster-down clean
 
 demo: $(VENV)/demo.installed
 	PYTHON=python3 examples/ccd_night/demo.sh  # That of the environment, whichever made it.
@@ -81,6 +81,10 @@ benchmark-slurm: $(VENV)/demo.installed $(PEER)/installed
 benchmark-memory: $(VENV)/demo.installed $(PEER)/installed
 	python benchmarks/memory.py --peer $(PEER)/bin/python
 	python benchmarks/workers.py --peer $(PEER)/bin/python
+
+# What the driver and the reports do with 100,000 jobs, 300 runs and 500 nodes.
+benchmark-growth: $(VENV)/test.installed
+	python benchmarks/growth.py
 
 cluster: $(VENV)/test.installed
 	PYTHON=$(BIN)/python tests/cluster/up.sh
