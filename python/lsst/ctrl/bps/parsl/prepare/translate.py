@@ -34,6 +34,7 @@ from ..site import SiteConfig
 from .checks import as_number, check_jobs, queue_warnings
 from .flatten import Node, flatten, topological_order
 from .staging import stage_executables
+from .written import Written
 
 __all__ = ["Translation", "translate"]
 
@@ -84,6 +85,8 @@ def translate(
 ) -> Translation:
     """Make the plan of a workflow; only executables are written.
 
+    The commands of its jobs become what the user wrote.
+
     Parameters
     ----------
     config : `lsst.ctrl.bps.BpsConfig`
@@ -107,6 +110,9 @@ def translate(
     """
     nodes = flatten(workflow)
     order = topological_order(nodes)
+    written = Written(config)
+    for item in nodes.values():
+        written.restore(item)
     sites = _sites(config, nodes, site)
     complaints = check_jobs(nodes, sites)
     if complaints:
@@ -128,7 +134,7 @@ def translate(
     }
     executables = (getattr(item.node, "executable", None) for item in nodes.values())
     wanted = (executable for executable in executables if executable and executable.transfer_executable)
-    lines = _Lines(config, sites, shared, stage_executables(wanted, paths))
+    lines = _Lines(written, sites, shared, stage_executables(wanted, paths))
     return Translation(sites, header, lines, nodes, order)
 
 
@@ -172,14 +178,13 @@ def _shared_files(nodes: dict[str, Node]) -> dict[str, str]:
 class _Lines:
     """Makes the lines of the plan."""
 
-    config: BpsConfig
+    written: Written
     sites: Mapping[str, SiteConfig]
     """By name; the first is for all jobs that name none."""
     shared: Mapping[str, str]
     staged: Mapping[str, str]
     environments: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     """Numbers and values of the jobs' own environments, by their text."""
-    _values: dict[tuple[str, str], object] = field(default_factory=dict)
 
     def of(self, nodes: dict[str, Node], order: list[str]) -> Iterator[tuple[Any, ...]]:
         numbers: dict[str, int] = {}
@@ -244,16 +249,9 @@ class _Lines:
             if name == "label" or name in (job.tags or ()):
                 values[name] = job.label if name == "label" else job.tags[name]
                 continue
-            key = (job.label, name)
-            if key not in self._values:
-                where = {"curr_pipetask": job.label, "curr_cluster": job.label}
-                if job.compute_site:
-                    where["curr_site"] = job.compute_site
-                options = {"curvals": where, "expandEnvVars": False, "replaceEnvVars": True}
-                found, value = self.config.search(name, opt=options)
-                self._values[key] = value if found else None
-            if self._values[key] is not None:
-                values[name] = self._values[key]
+            value = self.written.value(job, name)
+            if value is not None:
+                values[name] = value
         return values
 
 
