@@ -26,6 +26,7 @@ from .prepare.submission import (
 )
 from .report.view import RunView, run_report
 from .run.registry import find_submit_path, list_runs, state_directory
+from .settings.early import being_read, check_early
 from .settings.section import set_environment_apart
 from .workflow import ParslWorkflow
 
@@ -64,9 +65,12 @@ class ParslService(BaseWmsService):
         -----
         BPS asks for them whenever it reads a configuration for this service,
         before it runs any command of its own. So this is where the
-        directories of these commands are found.
+        directories of these commands are found, and where settings are
+        checked that BPS falls over.
         """
         set_command_directories()
+        if (config := being_read()) is not None:
+            check_early(config)
         # That of a job that submits another run is not for the jobs of this one.
         os.environ.pop(ATTEMPT_VARIABLE, None)
         # Half of them: each of the final job's processes imports everything.
