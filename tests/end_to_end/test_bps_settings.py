@@ -749,6 +749,30 @@ def test_environment_of_a_site_for_a_command(box: Sandbox, name: str) -> None:
     box.bps("submitcmd", command(box, site={"local": {name: True}})).succeeded()
 
 
+def test_dollars_in_commands(pipeline: Scripted) -> None:
+    """What is written with a ``$`` reaches bash as it is written, as in the example of ``doc/jobs.rst``."""
+    box = pipeline.box
+    path = pipeline.write(
+        preCmdline="echo $HOME '$HOME' $((1+1)) > {submitPath}/pre-$BPS_PARSL_JOB",
+        pipetask={
+            "isr": {
+                "postCmdline": 'echo "{label} of detector {detector} ended with $BPS_PARSL_EXIT"'
+                " >> {submitPath}/ends.txt\n",
+                "runQuantumCommand": f"{box.step} $(echo {{qgraphNodeId}})"
+                " > {submitPath}/$BPS_PARSL_LABEL.$$",
+            }
+        },
+    )
+    there = submit_path_of(box.bps("submit", path).succeeded().stdout)
+    written = sorted(file.read_text() for file in there.glob("pre-*"))
+    assert written == [f"{box.path / 'home'} $HOME 2\n"] * 8
+    ends = (there / "ends.txt").read_text().splitlines()
+    assert sorted(ends) == sorted(
+        f"isr of detector {number} ended with 0" for number in (0, 1) for _ in FILTERS
+    )
+    assert len(list(there.glob("isr.*"))) == 4
+
+
 def test_commands_beside_the_interpreter(tiny: Sandbox) -> None:
     """``/env/bin/bps submit`` needs no activated environment: the graph is built and the jobs run with what
     stands beside the Python that runs, and warm start knows it.
