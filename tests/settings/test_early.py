@@ -38,6 +38,13 @@ def test_sites_that_are_no_sections(path: Path, sites: object) -> None:
     assert repr(sites) in caught.value.message
 
 
+@pytest.mark.parametrize("name", [["here"], 5])
+def test_site_that_is_no_name(path: Path, name: object) -> None:
+    """So is a ``computeSite`` that is no text."""
+    with pytest.raises(ConfigurationError, match=r"^computeSite: .* a text is wanted"):
+        read(path, site={"here": LOCAL}, computeSite=name)
+
+
 def test_remote_build(path: Path) -> None:
     """``remoteBuild`` is for another service; what does the same here is named."""
     with pytest.raises(ConfigurationError, match=r"remoteBuild.enabled: true .* bpsBatchSubmission: true"):

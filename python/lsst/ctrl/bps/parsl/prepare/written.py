@@ -193,7 +193,7 @@ class Written:
         sites: dict[str | None, None] = {}
         for known in (sections, {}):
             found, site = self.config.search("computeSite", opt={**place, "curvals": dict(known)})
-            sites[site if found else None] = None
+            sites[site if found and isinstance(site, str) else None] = None
         for site in sites:
             here = {**sections, "curr_site": site} if site else dict(sections)
             yield {**place, "curvals": here}

@@ -56,6 +56,9 @@ def check_early(config: Config) -> None:
         Raised with the first thing that is wrong.
     """
     check_sites(config.get("site"))
+    site = config.get("computeSite")
+    if site is not None and not isinstance(site, str):
+        raise ConfigurationError(f"computeSite: {site!r}: a text is wanted.")
     remote = config.get("remoteBuild")
     if isinstance(remote, Mapping) and remote.get("enabled") is True:
         raise ConfigurationError(
