@@ -31,7 +31,7 @@ LONGEST_WORD = 128 * 1024 - 1
 
 _PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{{(\w+)}}|(?<!\$){([^{}\s]+)}")
 _LAST_VARIABLE = re.compile(r"(?<![\\$])\$([A-Za-z_]\w*)\Z", re.ASCII)
-_IS_VARIABLE = "\0"  # No text of a command has it.
+_IS_VARIABLE = "\udc00"  # In no text that was decoded.
 _ENV = re.compile(r"(<ENV:[^>]*>)")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _SHELL_WORDS = frozenset(
