@@ -45,6 +45,13 @@ def test_site_that_is_no_name(path: Path, name: object) -> None:
         read(path, site={"here": LOCAL}, computeSite=name)
 
 
+def test_site_without_settings(path: Path) -> None:
+    """So is a section of the run's site that has no settings; an empty ``computeSite`` is none."""
+    with pytest.raises(ConfigurationError, match=r"^site.here: settings are wanted here, not \['Local'\]"):
+        read(path, site={"here": ["Local"]}, computeSite="here")
+    assert read(path, site={"here": ["Local"]}, computeSite="")["computeSite"] == ""
+
+
 def test_remote_build(path: Path) -> None:
     """``remoteBuild`` is for another service; what does the same here is named."""
     with pytest.raises(ConfigurationError, match=r"remoteBuild.enabled: true .* bpsBatchSubmission: true"):

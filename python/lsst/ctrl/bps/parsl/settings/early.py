@@ -48,7 +48,8 @@ def check_early(config: Config) -> None:
     Parameters
     ----------
     config : `lsst.daf.butler.Config`
-        The user's settings. ``environment`` of a site is set apart in them.
+        The user's settings. ``environment`` of a site is set apart in them,
+        and an empty ``computeSite`` is taken out.
 
     Raises
     ------
@@ -59,6 +60,12 @@ def check_early(config: Config) -> None:
     site = config.get("computeSite")
     if site is not None and not isinstance(site, str):
         raise ConfigurationError(f"computeSite: {site!r}: a text is wanted.")
+    if site == "":
+        del config["computeSite"]  # The same to us; BPS would look for a section of that name.
+    sites = config.get("site")
+    section = sites.get(site) if site and isinstance(sites, Mapping) else None
+    if section is not None and not isinstance(section, Mapping):
+        raise ConfigurationError(f"site.{site}: settings are wanted here, not {section!r}.")
     remote = config.get("remoteBuild")
     if isinstance(remote, Mapping) and remote.get("enabled") is True:
         raise ConfigurationError(
