@@ -23,7 +23,7 @@ from lsst.ctrl.bps import WmsStates
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import Plan
 
-from .support import SERVICE, TINYCAM, Sandbox, events_of_kind, wait_until
+from .support import BIN, SERVICE, TINYCAM, Sandbox, events_of_kind, wait_until
 from .test_pipeline import OUTPUT, run_id_of, submit_path_of
 from .tinycam.repo import FILTERS, contents
 from .tinycam.tasks import describe, executed
@@ -728,9 +728,65 @@ def test_environment_of_a_site(pipeline: Scripted, value: object) -> None:
     assert pipeline.box.bps("restart", "--id", submit_path_of(prepared.stdout)).succeeded()
 
 
-def test_environment_of_a_site_for_a_command(box: Sandbox) -> None:
-    """``bps submitcmd`` gives us no place to do so; there the setting has another name."""
-    box.bps("submitcmd", command(box, site={"local": {"exportEnvironment": True}})).succeeded()
+def test_environment_of_a_site_for_other_verbs(pipeline: Scripted) -> None:
+    """So it is for ``bps transform``, which calls none of the checks."""
+    path = pipeline.write(site={"local": {"environment": True}})
+    assert "GenericWorkflow contains" in pipeline.box.bps("transform", path).succeeded().stderr
+
+
+@pytest.mark.parametrize("verb", ["transform", "prepare", "submit"])
+def test_sites_that_are_no_sections(pipeline: Scripted, verb: str) -> None:
+    """``site: text`` is a sentence for each verb."""
+    path = pipeline.write(site="text")
+    pipeline.box.bps(verb, path).complained("Error: site: 'text': sections are wanted here")
+
+
+def test_remote_build(pipeline: Scripted) -> None:
+    """``remoteBuild`` of another service is a sentence, before anything is made."""
+    path = pipeline.write(remoteBuild={"enabled": True})
+    pipeline.box.bps("submit", path).complained("bpsBatchSubmission: true")
+    assert not (pipeline.box.path / "submit").exists()
+
+
+@pytest.mark.parametrize("name", ["environment", "exportEnvironment"])
+def test_environment_of_a_site_for_a_command(box: Sandbox, name: str) -> None:
+    """So it is for ``bps submitcmd``; there the setting may have the name that it has elsewhere, too."""
+    box.bps("submitcmd", command(box, site={"local": {name: True}})).succeeded()
+
+
+def test_dollars_in_commands(pipeline: Scripted) -> None:
+    """What is written with a ``$`` reaches bash as it is written, as in the example of ``doc/jobs.rst``."""
+    box = pipeline.box
+    path = pipeline.write(
+        preCmdline="echo $HOME '$HOME' $((1+1)) > {submitPath}/pre-$BPS_PARSL_JOB",
+        pipetask={
+            "isr": {
+                "postCmdline": 'echo "{label} of detector {detector} ended with $BPS_PARSL_EXIT"'
+                " >> {submitPath}/ends.txt\n",
+                "runQuantumCommand": f"{box.step} $(echo {{qgraphNodeId}})"
+                " > {submitPath}/$BPS_PARSL_LABEL.$$",
+            }
+        },
+    )
+    there = submit_path_of(box.bps("submit", path).succeeded().stdout)
+    written = sorted(file.read_text() for file in there.glob("pre-*"))
+    assert written == [f"{box.path / 'home'} $HOME 2\n"] * 8
+    ends = (there / "ends.txt").read_text().splitlines()
+    assert sorted(ends) == sorted(
+        f"isr of detector {number} ended with 0" for number in (0, 1) for _ in FILTERS
+    )
+    assert len(list(there.glob("isr.*"))) == 4
+
+
+def test_commands_beside_the_interpreter(tiny: Sandbox) -> None:
+    """``/env/bin/bps submit`` needs no activated environment: the graph is built and the jobs run with what
+    stands beside the Python that runs, and warm start knows it.
+    """
+    env = {**tiny.env, "PATH": "/usr/bin:/bin"}
+    path = tiny.path / "beside.yaml"
+    shutil.copy(TINYCAM / "bps.yaml", path)
+    done = tiny.run(BIN / "bps", "submit", path, env=env).succeeded()
+    assert f"added: {BIN}" in done.stderr
 
 
 def test_submitcmd_without_its_input(box: Sandbox) -> None:

@@ -346,6 +346,27 @@ def test_environment_may_be_the_workers_own(node: Node, monkeypatch: pytest.Monk
     assert node.out() == "worker,\n"
 
 
+def test_commands_beside_the_workers_python(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the environment is not exported, jobs find BPS's commands beside the worker's Python, after all
+    that is on the worker's PATH.
+    """
+    beside, own = tmp_path / "prefix" / "bin", tmp_path / "own"
+    for directory, names in ((beside, ("pipetask", "butler", "bps", "tool")), (own, ("tool",))):
+        directory.mkdir(parents=True)
+        for name in names:
+            (directory / name).write_text(f"#!/bin/sh\necho {directory.name} {name}\n")
+            (directory / name).chmod(0o755)
+    monkeypatch.setattr(sys, "prefix", str(beside.parent))
+    monkeypatch.setenv("PATH", f"{own}:/usr/bin:/bin")
+    node.setup["export"] = False
+    node.run("pipetask")
+    assert node.out() == "bin pipetask\n"
+    node.run("/bin/bash", "-c", "butler; tool")
+    assert node.out() == "bin butler\nown tool\n"
+
+
 def test_job_has_variables_of_its_own(node: Node) -> None:
     """BPS's ``environment`` of a job is set last, and may name variables that were there before."""
     node.environment({"PATH": os.environ["PATH"], "A": "1"})

@@ -8,6 +8,7 @@ import logging
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Install pipetask and butler as pip does, and unset what EUPS sets."""
-    for name in ("pipetask", "butler"):
+    for name in ("pipetask", "butler", "bps"):
         path = tmp_path / "prefix" / "bin" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")
@@ -213,6 +214,35 @@ def test_directories_that_are_set_are_kept(
     assert os.environ["CTRL_MPEXEC_DIR"] == "/eups/mpexec"
     assert os.environ["DAF_BUTLER_DIR"] == "/eups/butler"
     assert caplog.records == []
+
+
+def test_commands_beside_the_interpreter_come_last(
+    commands: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a command is not on the PATH, those beside the interpreter are found after all that is."""
+    for path in ("", "/usr/bin", f"{commands.parent}/empty:/usr/bin"):
+        monkeypatch.setattr(sys, "prefix", str(commands))
+        monkeypatch.setenv("PATH", path)
+        for variable in ("CTRL_MPEXEC_DIR", "DAF_BUTLER_DIR"):
+            monkeypatch.delenv(variable, raising=False)
+        with caplog.at_level(logging.INFO):
+            set_command_directories()
+            set_command_directories()
+        assert os.environ["PATH"] == f"{path or os.defpath}:{commands}/bin"
+        assert os.environ["CTRL_MPEXEC_DIR"] == str(commands)
+    said = [record.getMessage() for record in caplog.records if "PATH" in record.getMessage()]
+    assert said == [f"Not all of BPS's commands are on the PATH; added: {commands}/bin"] * 3
+
+
+def test_commands_on_the_path_change_nothing(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all are on the PATH, it stays as it is; so it does where there are none to add."""
+    monkeypatch.setattr(sys, "prefix", str(commands.parent / "other"))
+    path = os.environ["PATH"]
+    set_command_directories()
+    assert os.environ["PATH"] == path
+    monkeypatch.setenv("PATH", "/usr/bin")
+    set_command_directories()
+    assert os.environ["PATH"] == "/usr/bin"
 
 
 def test_commands_that_are_not_in_a_bin_directory_set_nothing(

@@ -39,7 +39,6 @@ def said(content: dict[str, Any]) -> str | None:
         {"profile": {}, "attrs": {"x": 1}},
         {"site": {"other": {"nodeset": "x", "profile": {"condor": {"+x": "y"}}}}},
         {"environment": {"nodeset": "x"}},
-        {"pipetask": {"isr": 5}, "cluster": [1], "finalJob": None, "site": "text"},
     ],
 )
 def test_nothing_to_say(content: dict[str, Any]) -> None:

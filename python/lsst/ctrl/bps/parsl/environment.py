@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from .errors import DamagedFileError
 from .files import PRIVATE, read_file, storage_errors, write_atomic
-from .node.environment import capture_environment, travels
+from .node.environment import capture_environment, path_with_commands, travels
 
 __all__ = ["capture_environment", "export_environment", "read_environment", "travels"]
 
@@ -218,20 +217,23 @@ def _damaged(path: Path, exc: Exception) -> DamagedFileError:
 
 
 def set_command_directories() -> None:
-    """Set the variables that BPS's default commands need, where unset.
+    """Have BPS's default commands found.
 
     Notes
     -----
-    BPS calls ``${CTRL_MPEXEC_DIR}/bin/pipetask`` and
-    ``${DAF_BUTLER_DIR}/bin/butler``. EUPS sets both variables, pip sets
-    neither: there the commands are on the PATH, or beside the interpreter.
+    BPS calls ``pipetask`` and ``butler``, before its release 30.2026.4300
+    ``${CTRL_MPEXEC_DIR}/bin/pipetask`` and ``${DAF_BUTLER_DIR}/bin/butler``.
+    EUPS sets both variables, pip sets neither: there the commands are on the
+    PATH, or beside the interpreter. What is on the PATH comes first.
     """
-    search_path = os.pathsep.join([os.environ.get("PATH", os.defpath), os.path.join(sys.prefix, "bin")])
+    if path := path_with_commands(os.environ):
+        os.environ["PATH"] = path
+        _LOG.info("Not all of BPS's commands are on the PATH; added: %s", path.rpartition(os.pathsep)[2])
     filled = []
     for variable, command in (("CTRL_MPEXEC_DIR", "pipetask"), ("DAF_BUTLER_DIR", "butler")):
         if os.environ.get(variable):
             continue
-        found = shutil.which(command, path=search_path)
+        found = shutil.which(command)
         if found and os.path.basename(os.path.dirname(found)) == "bin":
             os.environ[variable] = os.path.dirname(os.path.dirname(os.path.abspath(found)))
             filled.append(f"{variable}={os.environ[variable]}")

@@ -18,9 +18,10 @@ from lsst.ctrl.bps import BpsConfig, GenericWorkflow, GenericWorkflowExec, Gener
 from .node.records import ATTEMPT_VARIABLE, expand
 from .node.script import around
 from .paths import SubmitPaths
-from .plan.command import Command, bash_text, build_command, fill_in_attempt, placeholders, shell_line
+from .plan.command import Command, build_command, placeholders, shell_line
 from .plan.execution_butler import ButlerCopy
 from .plan.plan import PlannedJob
+from .plan.variables import bash_text, fill_in_attempt, name_file
 
 __all__ = ["ParslJob", "generic_job", "get_file_paths", "job_command", "other_command"]
 
@@ -273,7 +274,7 @@ def other_command(
     """
     template = bash_text(template or "")
     for name in file_paths:  # As BPS does for the job's arguments.
-        template = template.replace(f"{{{name}}}", f"<FILE:{name}>")
+        template = name_file(template, name, name)
     values = generic.cmdvals or {}
     if "<FILE:" not in template and not any(name in values for name in placeholders(template)):
         return Command(template, None)

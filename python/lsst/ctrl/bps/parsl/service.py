@@ -27,6 +27,7 @@ from .prepare.submission import (
 )
 from .report.view import RunView, run_report
 from .run.registry import Registry, state_directory
+from .settings.early import being_read, check_early
 from .settings.section import set_environment_apart
 from .workflow import ParslWorkflow
 
@@ -64,13 +65,13 @@ class ParslService(BaseWmsService):
     def defaults(self) -> Config:
         """Settings that take the place of BPS's own defaults.
 
-        Notes
-        -----
-        BPS asks for them whenever it reads a configuration for this service,
-        before it runs any command of its own. So this is where the
-        directories of these commands are found.
+        BPS asks for them whenever it reads a configuration, before it runs
+        any command. So the commands' directories are found here, and
+        settings are checked that BPS falls over.
         """
         set_command_directories()
+        if (config := being_read()) is not None:
+            check_early(config)
         # That of a job that submits another run is not for the jobs of this one.
         os.environ.pop(ATTEMPT_VARIABLE, None)
         # Half of them: each of the final job's processes imports everything.

@@ -22,7 +22,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from .environment import capture_environment, load_environment
+from .environment import capture_environment, load_environment, path_with_commands
 from .leftovers import end_leftovers
 from .lines import Lines
 from .listener import RunnerDirectory
@@ -131,6 +131,8 @@ class RunnerClient:
             environment = {**self._exported, **{name: here[name] for name in own}}
         else:
             environment = here
+        if path := path_with_commands(environment):
+            environment["PATH"] = path
         environment[RUN_VARIABLE] = self._setup["submit_path"]
         environment["PWD"] = self._setup["cwd"]
         pool = self._setup.get("shared") and not self._setup.get("own_process")

@@ -5,9 +5,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 
-__all__ = ["capture_environment", "load_environment", "travels"]
+from .processes import find_program
+
+__all__ = ["capture_environment", "load_environment", "path_with_commands", "travels"]
+
+COMMANDS = ("pipetask", "butler", "bps")
+"""Commands of BPS's defaults, which name them without a directory since BPS 30.2026.4300."""
 
 LOCAL_NAMES = (
     "DISPLAY",
@@ -88,6 +94,31 @@ def capture_environment(environ: Mapping[str, str] | None = None) -> dict[str, s
     """
     environ = os.environ if environ is None else environ
     return {name: value for name, value in environ.items() if travels(name)}
+
+
+def path_with_commands(environ: Mapping[str, str]) -> str | None:
+    """Return a PATH on which the commands are that BPS calls by name.
+
+    Parameters
+    ----------
+    environ : `~collections.abc.Mapping` [`str`, `str`]
+        Environment of what calls them.
+
+    Returns
+    -------
+    path : `str` or `None`
+        The PATH, and at its end the directory of the commands that belong to
+        the Python that runs; `None` where that has none that is missing. What
+        was found before is still found in the same place.
+    """
+    beside = os.path.join(sys.prefix, "bin")
+    for name in COMMANDS:
+        try:
+            find_program(name, environ)
+        except FileNotFoundError:
+            if os.access(os.path.join(beside, name), os.X_OK):
+                return os.pathsep.join([environ.get("PATH") or os.defpath, beside])
+    return None
 
 
 def load_environment(path: str, site: str = "") -> tuple[dict[str, str], str]:

@@ -15,14 +15,13 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
-from ..node.records import ATTEMPT_VARIABLE
 from .shell import COMMENT, SHELL_WORDS, open_quotation
+from .variables import VARIABLE, data_variables, fill_in_attempt
 
 __all__ = [
     "Command",
-    "bash_text",
     "build_command",
-    "fill_in_attempt",
+    "has_substitutions",
     "placeholders",
     "shell_line",
     "split_words",
@@ -31,14 +30,11 @@ __all__ = [
 LONGEST_WORD = 128 * 1024 - 1
 """Bytes of one argument that Linux takes (``MAX_ARG_STRLEN``)."""
 
-_PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{{(\w+)}}|{([^{}\s]+)}")
+_PLACEHOLDER = re.compile(r"<FILE:([^>]*)>|{{(\w+)}}|(?<!\$){([^{}\s]+)}")
+_LAST_VARIABLE = re.compile(r"(?<![\\$])\$([A-Za-z_]\w*)\Z", re.ASCII)
+_IS_VARIABLE = "\udc00"  # In no text that was decoded.
 _ENV = re.compile(r"(<ENV:[^>]*>)")
-_ENV_OF_ANY = re.compile(r"<ENV:((?:[^<>]|<ENV:)*)>")
-_EXPANSION = re.compile(r":[-=+?]|[#%\[]")
-_WMS = re.compile(r"<WMS:([^>]*)>")
-_ENV_OF_BPS = re.compile(r"(\\?)<ENV:([^>]*)>")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_DOLLAR = re.compile(r"\$(?:([A-Za-z_]\w*)|{([A-Za-z_]\w*)})")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _BLANKS = " \t\n"
 _PLAIN = re.compile(r"(?:[\w \t./:=,+@%^-]|<ENV:[^>]*>)*")
@@ -94,12 +90,14 @@ def build_command(template: str, values: Mapping[str, object], files: Mapping[st
         Raised if a quotation in the template has no end, or if a value cannot
         be put where the template wants it.
     """
-    parts = _parts(_ENV_OF_BPS.sub(_variable, fill_in_attempt(template)), values)
+    parts = _parts(data_variables(fill_in_attempt(template)), values)
     grammar = _grammar_of(parts)
     pieces: list[str] = []
     quote = before = ""
     for text, match in parts:
         quote, _ = _scan(text, quote)
+        if match is not None and quote != "'":
+            text = _LAST_VARIABLE.sub(r"${\1}", text)  # The value is not of its name.
         pieces.append(text)
         before += text
         if match is not None:
@@ -120,66 +118,21 @@ def build_command(template: str, values: Mapping[str, object], files: Mapping[st
     return Command(line, words)
 
 
-def fill_in_attempt(text: str) -> str:
-    """Put in what BPS leaves to the plugin.
+def has_substitutions(template: str) -> bool:
+    """Tell whether a command has substitutions, here documents or comments.
 
     Parameters
     ----------
-    text : `str`
-        Text with BPS's ``<WMS:name>``.
+    template : `str`
+        As for `build_command`.
 
     Returns
     -------
-    filled : `str`
-        The text with BPS's ``<ENV:name>`` in place of ``<WMS:attemptNum>``,
-        the only one that there is.
-
-    Raises
-    ------
-    ValueError
-        Raised if there is another.
+    found : `bool`
+        Whether quotes have other meanings in parts of it. A variable alone
+        is no such part.
     """
-
-    def variable(match: re.Match[str]) -> str:
-        if match.group(1) != "attemptNum":
-            raise ValueError(f"{match.group()} is not known; there is <WMS:attemptNum>")
-        return f"<ENV:{ATTEMPT_VARIABLE}>"
-
-    return _WMS.sub(variable, text) if "<WMS:" in text else text
-
-
-def bash_text(text: str) -> str:
-    """Write bash code of the user's as it was before BPS read it.
-
-    Parameters
-    ----------
-    text : `str`
-        Bash code with BPS's ``<ENV:name>`` and ``<WMS:attemptNum>``.
-
-    Returns
-    -------
-    code : `str`
-        The code. BPS writes ``$NAME/x`` and ``${NAME/x}`` alike; it is taken
-        for the first, and with the operators ``:-``, ``:=``, ``:+``, ``:?``,
-        ``#``, ``%`` and ``[`` for the second.
-
-    Raises
-    ------
-    ValueError
-        Raised if there is a variable in the braces of another, which BPS
-        takes apart, or a ``<WMS:name>`` that is not known.
-    """
-
-    def variable(match: re.Match[str]) -> str:
-        content = match.group(1)
-        if "<ENV:" in content:
-            raise ValueError("BPS cannot read a variable in the braces of another; write it into a script")
-        name = _NAME.match(content)
-        if name is None or name.end() == len(content) or _EXPANSION.match(content, name.end()):
-            return f"${{{content}}}" if name or content[:1] in "#!" else f"${content}"
-        return f"${{{name.group()}}}{content[name.end() :]}"
-
-    return _ENV_OF_ANY.sub(variable, fill_in_attempt(text))
+    return _scan(template, "")[1] == _Grammar.NESTED
 
 
 def placeholders(template: str) -> list[str]:
@@ -223,20 +176,6 @@ def split_words(line: str) -> list[str]:
     lexer.whitespace_split = True
     lexer.commenters = ""
     return list(lexer)
-
-
-def _variable(match: re.Match[str]) -> str:
-    """Write an environment variable of BPS's so that only its name is in it.
-
-    BPS takes a "$" and all up to the next blank for a variable, also where it
-    begins something else of the shell's, or is escaped.
-    """
-    escape, content = match.groups()
-    name = _NAME.match(content)
-    if escape or name is None:
-        return f"{escape}${content}"
-    rest = _DOLLAR.sub(r"<ENV:\1\2>", content[name.end() :])
-    return f"<ENV:{name.group()}>{rest}"
 
 
 def _parts(template: str, values: Mapping[str, object]) -> list[tuple[str, re.Match[str] | None]]:
@@ -286,8 +225,8 @@ def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
     grammar = _Grammar.NONE
     before = ""
     braces = 0
-    # What a variable stands for is data, whatever is in it.
-    characters = iter(_ENV.sub("x", text))
+    # What a variable of BPS's stands for is data, whatever is in it.
+    characters = iter(VARIABLE.sub(_IS_VARIABLE, _ENV.sub("x", text)))
     for character in characters:
         if quote == "'":
             quote = "" if character == "'" else quote
@@ -295,10 +234,12 @@ def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
             quote = "" if character == "\n" else quote
         elif character == "\\":
             escaped = next(characters, "")
-            if escaped == "\n" or (quote and escaped in "$`"):
+            if escaped == "\n" or (quote and escaped in f"$`{_IS_VARIABLE}"):
                 grammar = max(grammar, _Grammar.SIMPLE)  # Only a shell drops this backslash.
         elif character in "$`":
             grammar = _Grammar.NESTED
+        elif character == _IS_VARIABLE:
+            grammar = max(grammar, _Grammar.SIMPLE)
         elif quote:
             quote = "" if character == '"' else quote
         elif character in "'\"":
@@ -321,7 +262,7 @@ def _scan(text: str, quote: str) -> tuple[str, _Grammar]:
 
 def _filled(name: str, value: str, quote: str, grammar: _Grammar, *, one_word: bool) -> str:
     """Write a value so that a shell reads it as data."""
-    value = _ENV_OF_BPS.sub(_variable, fill_in_attempt(value))
+    value = data_variables(fill_in_attempt(value))
     if grammar == _Grammar.NESTED:
         return _plain(name, value)
     if quote:
@@ -353,7 +294,7 @@ def _plain(name: str, value: str, unsafe: str = "") -> str:
 
 def _plain_word(name: str, value: str, before: str) -> str:
     """Write a file name that is one word after a part of a template."""
-    value = _ENV_OF_BPS.sub(_variable, fill_in_attempt(value))
+    value = data_variables(fill_in_attempt(value))
     quote = open_quotation(_ENV.sub("x", before))
     value = _plain(name, value, unsafe=" " if quote is None else "")
     return value.replace(" ", r"\ ") if quote == "" else value

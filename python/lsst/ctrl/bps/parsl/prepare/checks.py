@@ -14,7 +14,8 @@ from typing import Any
 from lsst.ctrl.bps import GenericWorkflowJob
 
 from ..job import get_file_paths, job_command, other_command
-from ..plan.command import LONGEST_WORD, bash_text, fill_in_attempt
+from ..plan.command import LONGEST_WORD
+from ..plan.variables import bash_text, fill_in_attempt, unreadable_variable
 from ..site import SiteConfig
 from .flatten import Node
 
@@ -130,6 +131,8 @@ def _job_complaint(
             return f"its environment variable {name} cannot be set: {exc}."
     files = get_file_paths(item.workflow, job.name)
     for what, text in (("preCmdline", job.pre_cmdline), ("postCmdline", job.post_cmdline)):
+        if complaint := _unreadable(what, text):
+            return complaint
         try:
             other_command(job, text, files)
             check_syntax(bash_text(text or ""))
@@ -137,6 +140,9 @@ def _job_complaint(
             return f"its {what} names <FILE:{exc.args[0]}>, and the job has no such file."
         except ValueError as exc:
             return f"its {what} cannot be read: {exc}: {text}"
+    program = job.executable.src_uri if job.executable else ""
+    if complaint := _unreadable("command", f"{program} {job.arguments or ''}"):
+        return complaint
     try:
         command = job_command(job, files)
     except KeyError as exc:
@@ -150,6 +156,16 @@ def _job_complaint(
             f"Put fewer quanta into a job of {job.label}."
         )
     return None
+
+
+def _unreadable(what: str, text: str | None) -> str | None:
+    variable = unreadable_variable(text or "")
+    if variable is None:
+        return None
+    return (
+        f"its {what} cannot be read: BPS has taken more than a name for a variable ({variable}). "
+        f"Write ${{NAME}} for $NAME: {text}"
+    )
 
 
 def _yaml_key(field: str) -> str:

@@ -13,10 +13,14 @@ from lsst.ctrl.bps import GenericWorkflowExec
 
 from ..errors import WorkflowError
 from ..files import make_directory, storage_errors, write_atomic
-from ..node.records import expand
+from ..node.records import ATTEMPT_VARIABLE, expand
 from ..paths import SubmitPaths, safe_name
+from ..plan.variables import fill_in_attempt
 
 __all__ = ["stage_executables"]
+
+FINAL_SCRIPT = "final_job.bash"
+"""Name of the script that BPS makes of ``finalJob.command1`` and its kin."""
 
 
 def stage_executables(executables: Iterable[GenericWorkflowExec], paths: SubmitPaths) -> dict[str, str]:
@@ -43,7 +47,9 @@ def stage_executables(executables: Iterable[GenericWorkflowExec], paths: SubmitP
 
     Notes
     -----
-    One that BPS has put into the submit directory stays where it is. The
+    One that BPS has put into the submit directory stays where it is. BPS
+    leaves the number of the attempt in its final job's script to the plugin
+    since its release 30.2026.4300; it becomes a variable of the job's. The
     others are copied, so that the jobs of a restart run the same. All can be
     executed afterwards, as with HTCondor, which transfers them so.
     """
@@ -60,7 +66,21 @@ def stage_executables(executables: Iterable[GenericWorkflowExec], paths: SubmitP
         if not os.path.isfile(found):
             raise WorkflowError(f"{source} does not exist: the executable that is to be brought to the jobs.")
         staged[source] = str(_stage(Path(found), executable.name, paths))
+        if executable.name == FINAL_SCRIPT and Path(found).is_relative_to(paths.submit_path):
+            _fill_in_attempt(Path(found))
     return staged
+
+
+def _fill_in_attempt(script: Path) -> None:
+    with storage_errors(script, "write the number of the attempt into it"):
+        code = script.read_text("utf-8", "surrogateescape")
+        try:
+            filled = fill_in_attempt(code).replace(f"<ENV:{ATTEMPT_VARIABLE}>", f"${{{ATTEMPT_VARIABLE}}}")
+        except ValueError as exc:
+            raise WorkflowError(f"A command of finalJob cannot be read: {exc}.") from None
+        if filled != code:
+            with write_atomic(script, stat.S_IMODE(script.stat().st_mode)) as stream:
+                stream.write(filled.encode("utf-8", "surrogateescape"))
 
 
 def _stage(source: Path, name: str, paths: SubmitPaths) -> Path:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import networkx
-from lsst.daf.butler import Config
 
 from lsst.ctrl.bps import (
     BpsConfig,
@@ -36,6 +34,7 @@ from ..site import SiteConfig
 from .checks import as_number, check_jobs, queue_warnings
 from .flatten import Node, flatten, topological_order
 from .staging import stage_executables
+from .written import Written
 
 __all__ = ["Translation", "translate"]
 
@@ -86,6 +85,8 @@ def translate(
 ) -> Translation:
     """Make the plan of a workflow; only executables are written.
 
+    The commands of its jobs become what the user wrote.
+
     Parameters
     ----------
     config : `lsst.ctrl.bps.BpsConfig`
@@ -109,6 +110,9 @@ def translate(
     """
     nodes = flatten(workflow)
     order = topological_order(nodes)
+    written = Written(config)
+    for item in nodes.values():
+        written.restore(item)
     sites = _sites(config, nodes, site)
     complaints = check_jobs(nodes, sites)
     if complaints:
@@ -129,7 +133,7 @@ def translate(
     }
     executables = (getattr(item.node, "executable", None) for item in nodes.values())
     wanted = (executable for executable in executables if executable and executable.transfer_executable)
-    lines = _Lines(config, sites, shared, stage_executables(wanted, paths))
+    lines = _Lines(written, sites, shared, stage_executables(wanted, paths))
     return Translation(sites, header, lines, nodes, order)
 
 
@@ -173,14 +177,13 @@ def _shared_files(nodes: dict[str, Node]) -> dict[str, str]:
 class _Lines:
     """Makes the lines of the plan."""
 
-    config: BpsConfig
+    written: Written
     sites: Mapping[str, SiteConfig]
     """By name; the first is for all jobs that name none."""
     shared: Mapping[str, str]
     staged: Mapping[str, str]
     environments: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     """Numbers and values of the jobs' own environments, by their text."""
-    _values: dict[tuple[str, str, tuple[str, ...]], object] = field(default_factory=dict)
 
     def of(self, nodes: dict[str, Node], order: list[str]) -> Iterator[tuple[Any, ...]]:
         numbers: dict[str, int] = {}
@@ -225,7 +228,7 @@ class _Lines:
         site = self.sites.get(node.compute_site or "") or next(iter(self.sites.values()))
         template["on_submit_host"] = item.is_on_submit_host(site)
         template["bps_own"] = item.is_bps_own
-        if str(self._setting(node, "overwriteJobFiles")).lower() in _NO:
+        if str(self.written.value(node, "overwriteJobFiles")).lower() in _NO:
             template["log_each_attempt"] = True
         return template, own
 
@@ -249,34 +252,10 @@ class _Lines:
         for name in sorted(wanted):
             if name in own:
                 values[name] = own[name]
-            elif name.isidentifier():
-                value = self._setting(job, name, tuple(own))
-                if isinstance(value, str):
-                    value = _OWN.sub(lambda match: str(own[match.group(1)]), value)
-                if value is not None:
-                    values[name] = value
+            elif name.isidentifier() and (value := self.written.value(job, name, own)) is not None:
+                values[name] = value
         return values
 
-    def _setting(self, job: GenericWorkflowJob, name: str, own: tuple[str, ...] = ()) -> object:
-        """Return a setting for the jobs of a label, in which the names of what
-        differs from job to job (``own``) are marked; `None` where there is none.
-        """
-        key = (job.label, name, own)
-        if key not in self._values:
-            where = {"curr_pipetask": job.label, "curr_cluster": job.label}
-            if job.compute_site:
-                where["curr_site"] = job.compute_site
-            where |= {name: f"\0{name}\0" for name in own}
-            options = {"curvals": where, "expandEnvVars": False, "replaceEnvVars": True}
-            section = Config.get(self.config, job.label, None)
-            if isinstance(section, Mapping):
-                options["searchobj"] = section  # Such as that of the final job.
-            found, value = self.config.search(name, opt=options)
-            self._values[key] = value if found else None
-        return self._values[key]
-
-
-_OWN = re.compile(r"\0([^\0]*)\0")
 
 _NO = frozenset(("false", "no", "off", "0"))
 """Values that are no, also of a text, which BPS's variables make of them."""

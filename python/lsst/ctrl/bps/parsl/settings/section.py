@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from lsst.daf.butler import Config
+
 from lsst.ctrl.bps import BpsConfig
 
 from ..configuration import get_bps_config_value
@@ -11,6 +15,7 @@ from .gen3 import PARSL_CONFIG, section_of_parsl_config
 
 __all__ = [
     "EXPORT_ENVIRONMENT",
+    "check_sites",
     "config_for_site",
     "get_text",
     "set_environment_apart",
@@ -93,6 +98,7 @@ def site_section(config: BpsConfig) -> BpsConfig:
     if name is None:
         return BpsConfig(section_of_parsl_config(config))
     sites = config.get(".site", {})
+    check_sites(sites)
     known = sorted(key for key in sites if isinstance(key, str)) if sites else []
     choice = f" Known sites: {', '.join(known)}." if known else ""
     if not name:
@@ -111,7 +117,27 @@ def site_section(config: BpsConfig) -> BpsConfig:
     return section
 
 
-def set_environment_apart(config: BpsConfig) -> None:
+def check_sites(sites: object) -> None:
+    """Check that ``site`` has sections.
+
+    Parameters
+    ----------
+    sites : `object`
+        What is below ``site``.
+
+    Raises
+    ------
+    ConfigurationError
+        Raised if it is something else.
+    """
+    if sites and not isinstance(sites, Mapping):
+        raise ConfigurationError(
+            f"site: {sites!r}: sections are wanted here, one for each site, as in "
+            "{here: {class: lsst.ctrl.bps.parsl.sites.Local, cores: 4}}; computeSite names the one to use."
+        )
+
+
+def set_environment_apart(config: Config) -> None:
     """Keep the sites' setting ``environment`` from BPS.
 
     BPS looks into the site's section for the variables of a job, which have
@@ -120,12 +146,16 @@ def set_environment_apart(config: BpsConfig) -> None:
 
     Parameters
     ----------
-    config : `lsst.ctrl.bps.BpsConfig`
+    config : `lsst.daf.butler.Config`
         Configuration of the run, which is changed.
     """
     sites = config.get("site", {})
+    if not isinstance(sites, Mapping):
+        return  # It is said with all the others.
     for name in list(sites):
         section = sites[name]
-        if "environment" in section and isinstance(section["environment"], bool | str):
-            config[f".site.{name}.{EXPORT_ENVIRONMENT}"] = section["environment"]
+        # A BpsConfig gives an empty text where there is none.
+        value = section.get("environment") if isinstance(section, Mapping) else None
+        if isinstance(value, bool | str) and value != "":
+            config[f".site.{name}.{EXPORT_ENVIRONMENT}"] = value
             del config[f".site.{name}.environment"]
