@@ -81,8 +81,7 @@ class ParslService(BaseWmsService):
             {
                 "finalJob": {"requestCpus": min(16, cpus)},
                 "site": sites,
-                # BPS fills it in wherever a command names it, also the final
-                # job's script and what other variables stand for.
+                # BPS fills it in wherever a command or another variable names it.
                 "wmsAttemptNum": f"${{{ATTEMPT_VARIABLE}}}",
             }
         )
