@@ -14,7 +14,7 @@ from ..plan.plan import Plan
 from ..run.job_state import JobState
 from ..run.journal import Journal
 from ..run.liveness import RunLock
-from ..run.replay import replay
+from ..run.replay import recovered_events, replay
 
 __all__ = ["cancel_dead_run"]
 
@@ -55,7 +55,7 @@ def cancel_dead_run(name: str, paths: SubmitPaths) -> str:
         journal = Journal(paths.driver_journal, name, plan.id)
         now = round(time.time(), 3)
         finish = {"e": "finish", "state": JobState.DELETED.name}
-        for event in (*state.recovered_events(), {"e": "cancel"}, finish):
+        for event in (*recovered_events(state), {"e": "cancel"}, finish):
             journal.append({"e": event.pop("e"), "t": now, **event})
         journal.close()
     finally:

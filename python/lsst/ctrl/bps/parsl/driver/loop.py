@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from ..errors import RunAbortedError, RunEndedError
@@ -22,12 +23,14 @@ from ..paths import SubmitPaths
 from ..run.job_state import JobState
 from ..run.journal import Journal
 from ..run.liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
+from ..run.replay import may_concern, recovered_events
 from ..run.state import RunState
 from .backend import Backend
 from .limits import Limits
+from .payload import Supplies, checked, payload_is_known
 from .retry import decide
 from .tail import NodeTail, recorded_ends
-from .tasks import Task
+from .tasks import Maker, Task
 
 __all__ = ["Driver", "Listener"]
 
@@ -49,13 +52,6 @@ class Listener(Protocol):
 
     def update(self, state: RunState) -> None:
         """Look at the state; called often."""
-
-
-class Maker(Protocol):
-    """Makes tasks; see `~lsst.ctrl.bps.parsl.driver.tasks.TaskMaker`."""
-
-    def make(self, index: int, attempt: int, memory: int | None) -> Task:
-        """Make a task."""
 
 
 class Driver:
@@ -81,6 +77,8 @@ class Driver:
         Returns the memory in MB that a job may grow to.
     limits : `Limits`, optional
         How many jobs of a kind may run at once.
+    supplies : `Supplies`, optional
+        What the jobs run with, where there will be more of them.
     clock : `~collections.abc.Callable`, optional
         Time in seconds since 1970.
     """
@@ -97,12 +95,14 @@ class Driver:
         retries: int | None = None,
         most_memory: Callable[[int], float | None] = lambda job: None,
         limits: Limits | None = None,
+        supplies: Supplies | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.state = state
         self._journal = journal
         self._backend = backend
         self._maker = maker
+        self._supplies = supplies
         self._paths = paths
         self._lock = lock
         self._listener: Listener | None = None
@@ -178,7 +178,7 @@ class Driver:
 
     def _begin(self) -> None:
         state = self.state
-        for event in state.recovered_events():
+        for event in recovered_events(state):
             self._record(event)
         me = Holder.this_process()
         self._record({"e": "session", "n": state.sessions + 1, "host": me.host, "pid": me.pid})
@@ -186,6 +186,8 @@ class Driver:
 
     def _loop(self) -> None:
         while self._stop is None:
+            if self.state.lacks_payload and not self.state.cancelled:
+                self._take_up_payload()
             if self.state.is_done and not self._in_flight:
                 self._record({"e": "finish", "state": self.state.outcome().name})
                 self._journal.sync()
@@ -204,6 +206,20 @@ class Driver:
         self._end_jobs(GRACE_SECONDS)
         self._record({"e": "stop", "why": self._stop})
         self._journal.sync()
+
+    def _take_up_payload(self) -> None:
+        """Go on with the jobs that one of the run's has added."""
+        payload = self.state.plan.add_payload()
+        self._record({"e": "payload", "plan": payload.id})
+        self._journal.sync()  # Before a node writes of a job of which the driver's journal does not know.
+        _LOG.info("%s.", payload_is_known(payload))
+        if self._supplies is not None:
+            if not self._supplies.suffice():
+                self._backend.close()
+                self._supplies.renew()
+                self._backend = self._supplies.backend()
+                self._backend.start(self._completed)
+            self._maker = self._supplies.maker()
 
     def _hand_out(self) -> None:
         """Give the backend what is ready, the most urgent first."""
@@ -253,7 +269,7 @@ class Driver:
         succeeded, aborting = [], None
         for task, result in results:
             # Parsl may have lost what the node has on record.
-            result = recorded.get((task.job, task.attempt), result)
+            result = checked(self.state.plan, task.job, recorded.get((task.job, task.attempt), result))
             if "unrecorded" in result:
                 _LOG.warning("The node could not write its journal: %s", result["unrecorded"])
             if result.get("exit") == 0:
@@ -336,7 +352,7 @@ class Driver:
             self._stop = NO_WORKERS
 
     def _read_nodes(self) -> None:
-        for event in self._tail.read(self.state.may_concern):
+        for event in self._tail.read(partial(may_concern, self.state)):
             # Only who runs; how it ends is heard from Parsl.
             if event.get("e") == "start":
                 self.state.apply(event)

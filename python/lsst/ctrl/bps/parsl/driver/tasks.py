@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lsst.ctrl.bps import BpsConfig
 
@@ -20,7 +20,7 @@ from ..plan.plan import Plan
 if TYPE_CHECKING:
     from .sites import Sites
 
-__all__ = ["Task", "TaskMaker", "node_setup"]
+__all__ = ["Maker", "Task", "TaskMaker", "node_setup"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,6 +51,13 @@ class Task:
     """BPS's priority; higher runs first."""
 
 
+class Maker(Protocol):
+    """Makes tasks; see `TaskMaker`."""
+
+    def make(self, index: int, attempt: int, memory: int | None) -> Task:
+        """Make a task."""
+
+
 class TaskMaker:
     """Makes tasks of the plan's jobs.
 
@@ -73,7 +80,7 @@ class TaskMaker:
         self._paths = paths
         # Asked once: a search of the configuration takes longer than all else here.
         self._has_butler = bool(get_bps_config_value(config, "executionButlerDir", str, ""))
-        self._environments = read_job_environments(paths.job_environments)
+        self._environments = _environments_of(plan, paths)
         numbers = [(template.fields or {}).get("environment", -1) for template in plan.templates]
         if max(numbers, default=-1) >= len(self._environments):
             raise DamagedFileError(f"{paths.job_environments} is missing or not whole. Submit the run again.")
@@ -134,6 +141,14 @@ class TaskMaker:
                 wanted,
                 most,
             )
+
+
+def _environments_of(plan: Plan, paths: SubmitPaths) -> list[dict[str, Any]]:
+    """Read the jobs' own environments, by their numbers in the plan."""
+    environments = read_job_environments(paths.job_environments)
+    if plan.payload is not None:
+        environments += read_job_environments(paths.payload_environments(plan.payload.header))
+    return environments
 
 
 def node_setup(paths: SubmitPaths, cwd: str, site: str = "", *, export: bool = True) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..job import get_file_paths, job_command, other_command
 from ..plan.command import LONGEST_WORD, bash_text, fill_in_attempt
 from ..site import SiteConfig
 from .flatten import Node
+from .lazy import CONTROL_JOBS
 
 __all__ = ["as_number", "check_jobs", "queue_warnings"]
 
@@ -114,7 +115,7 @@ def _job_complaint(
     if memory is not None and (numbers["request_memory"] or 0) > memory:
         return (
             f"it asks for {job.request_memory} MB; the most that site {site} has for a job is "
-            f"{memory:.0f} MB. Set requestMemory of {job.label} to less, or use a site with more."
+            f"{memory:.0f} MB. Set {_memory_key(job)} to less, or use a site with more."
         )
     asked = 60 * (numbers["request_walltime"] or 0)
     if walltime is not None and asked and asked > walltime - START_SECONDS:
@@ -150,6 +151,11 @@ def _job_complaint(
             f"Put fewer quanta into a job of {job.label}."
         )
     return None
+
+
+def _memory_key(job: GenericWorkflowJob) -> str:
+    """Name what a job's request is set by; the jobs of bpsBatchSubmission have sections at the top level."""
+    return f"{job.label}.requestMemory" if job.label in CONTROL_JOBS else f"requestMemory of {job.label}"
 
 
 def _yaml_key(field: str) -> str:
