@@ -497,7 +497,10 @@ def events_of_kind(submit_path: Path, kind: str) -> list[dict[str, Any]]:
 
 def job_names(submit_path: Path) -> list[str]:
     """Return the names of the jobs by their numbers."""
-    return [job.name for job in Plan(SubmitPaths(submit_path).plan).jobs()]
+    plan = Plan(SubmitPaths(submit_path).plan)
+    if plan.payload_path.exists():
+        plan.add_payload()
+    return [job.name for job in plan.jobs()]
 
 
 def node_ends(submit_path: Path) -> list[dict[str, Any]]:

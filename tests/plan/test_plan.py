@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsst.ctrl.bps.parsl.errors import DamagedFileError, RunNotFoundError, StorageError
+from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import JobKind, JobTemplate, Plan, PlannedJob, write_plan
-from support.plans import HEADER, PlanLine, make_plan, plan_line, umask, world_writable
+from support.plans import HEADER, PlanLine, make_payload, make_plan, plan_line, umask, world_writable
 
 texts = st.text(max_size=8)
 json_values = st.recursive(
@@ -237,3 +238,44 @@ def test_plan_of_many_jobs_stays_small(tmp_path: Path) -> None:
     arrays = [value for value in vars(plan).values() if isinstance(value, array)]
     assert sum(len(value) * value.itemsize for value in arrays) < 40 * len(plan)
     assert plan.job(19_999).parents == (19_998,)
+
+
+# A second part.
+
+
+def parted(tmp_path: Path) -> tuple[Plan, SubmitPaths]:
+    """Write a plan of two parts, and read the first."""
+    lines = [plan_line("build", label="build"), plan_line("prepare", [0], label="prepare", lazy=True)]
+    plan, paths = make_plan(tmp_path, lines, files={"f": "/first"}, sites=["here"])
+    more = [plan_line("a", label="x"), plan_line("b", [0], label="y"), plan_line("c", [0, 1], label="x")]
+    make_payload(paths, more, labels=["x", "y"], files={"f": "/second"}, sites=["there"])
+    return plan, paths
+
+
+def test_second_part_is_numbered_on(tmp_path: Path) -> None:
+    """Its jobs have numbers, parents, templates and files of their own; labels are in order; the jobs of the
+    first part stay what they were.
+    """
+    plan, _ = parted(tmp_path)
+    first = list(plan.jobs())
+    assert (len(plan), plan.lazy_job, plan.payload, plan.sites) == (2, 1, None, ["here"])
+    assert list(plan.children[1]) == []
+    payload = plan.add_payload()
+    assert (payload.first_job, payload.jobs, payload.id) == (2, 3, "payload")
+    assert plan.add_payload() is payload, "once"
+    assert list(plan.jobs())[:2] == first
+    assert [job.name for job in plan.jobs()] == ["build", "prepare", "a", "b", "c"]
+    assert [job.parents for job in plan.jobs()] == [(), (0,), (), (2,), (2, 3)]
+    assert [job.template.label for job in plan.jobs()] == ["build", "prepare", "x", "y", "x"]
+    assert [job.files["f"] for job in plan.jobs()] == ["/first"] * 2 + ["/second"] * 3
+    assert [list(plan.children[job]) for job in range(5)] == [[1], [], [3, 4], [4], []]
+    assert plan.labels == ["build", "prepare", "x", "y"]
+    assert plan.sites == ["here", "there"]
+
+
+def test_second_part_that_is_not_whole_is_damaged(tmp_path: Path) -> None:
+    """It is the file of the second part that is named."""
+    plan, paths = parted(tmp_path)
+    os.truncate(paths.payload, paths.payload.stat().st_size // 2)
+    with pytest.raises(DamagedFileError, match=re.escape(str(paths.payload))):
+        plan.add_payload()

@@ -24,7 +24,7 @@ from lsst.ctrl.bps.parsl.report.usage import LabelUsage, usage_lines
 from lsst.ctrl.bps.parsl.report.view import RunView, run_report
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import Journal
-from lsst.ctrl.bps.parsl.run.replay import replay
+from lsst.ctrl.bps.parsl.run.replay import recovered_events, replay
 from support.plans import PlanLine, make_plan, plan_line
 
 GROWS: dict[str, Any] = {"number_of_retries": 5, "memory_multiplier": 2}
@@ -374,7 +374,8 @@ def test_sections(tmp_path: Path) -> None:
     """Each label's requests are in the section in which BPS looks for them,
     whatever the label is; what was asked for is beside them.
     """
-    labels = ("isr", "perVisit", "finalJob", "customJob", "no", "a: b #c", "12")
+    top = ("finalJob", "customJob", "buildQuantumGraph", "preparePayloadWorkflow")
+    labels = ("isr", "perVisit", *top, "no", "a: b #c", "12")
     run = Measured(tmp_path, [line for label in labels for line in jobs(1, label, request_memory=2048)])
     for job in range(len(labels)):
         run.ok(job, 1)
@@ -383,8 +384,7 @@ def test_sections(tmp_path: Path) -> None:
     assert suggested(run, config) == {
         "pipetask": dict.fromkeys(("isr", "no", "a: b #c", "12"), requests),
         "cluster": {"perVisit": requests},
-        "finalJob": requests,
-        "customJob": requests,
+        **dict.fromkeys(top, requests),
     }
     text = snippet("r", run.view().usage, section_finder(BpsConfig(config)))
     assert "    # 1 measured: up to 1 MB and 1.0 minutes\n" in text
@@ -469,5 +469,5 @@ def test_success_after_a_cancel_counts_once(tmp_path: Path) -> None:
         view = run.view()
         assert view.state.totals()[JobState.SUCCEEDED] == 1
         assert [usage.memory.count for usage in view.usage] == [1]
-        for event in view.state.recovered_events():
+        for event in recovered_events(view.state):
             run._record(event)

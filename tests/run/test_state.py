@@ -19,7 +19,7 @@ from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import JobKind, Plan
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import Journal
-from lsst.ctrl.bps.parsl.run.replay import replay
+from lsst.ctrl.bps.parsl.run.replay import recovered_events, replay
 from lsst.ctrl.bps.parsl.run.state import RunState
 from support.plans import PlanLine, make_plan, plan_line
 
@@ -489,7 +489,7 @@ def test_success_that_came_after_the_job_was_given_up(
     assert (state.exit_codes, state.reasons) == ({}, {})
     assert state.label_counts()["l"] == {one: [S.SUCCEEDED, *before[1:]].count(one) for one in S}
     # The next driver writes it down, and goes on from there.
-    for event in state.recovered_events():
+    for event in recovered_events(state):
         story.tell(**{"kind": event.pop("e"), **event})
     assert story.session() == [1]
     assert story.states == [S.SUCCEEDED, S.READY, S.UNREADY]
@@ -507,7 +507,7 @@ def test_late_result_of_an_earlier_attempt_is_not_taken_for_this_one(tmp_path: P
     story.write([node_end(0, 1)])
     state = replay(story.plan, story.paths)
     assert state.state(0) == S.PENDING
-    assert state.recovered_events() == []
+    assert recovered_events(state) == []
 
 
 def test_last_lines_of_the_driver_lost_with_its_host(tmp_path: Path) -> None:
@@ -522,7 +522,7 @@ def test_last_lines_of_the_driver_lost_with_its_host(tmp_path: Path) -> None:
         state = replay(story.plan, story.paths)
         assert [state.state(job) for job in range(3)] == [S.SUCCEEDED, S.SUCCEEDED, S.READY]
         assert list(state.attempts) == [1, 2, 1]
-        attempts, ok = state.recovered_events()
+        attempts, ok = recovered_events(state)
         assert attempts == {"e": "attempts", "j": [[2, 1], [1, 2]]}
         assert [record[0] for record in ok["j"]] == [1, 0]
     # What the next driver writes down is all that the one after it needs.

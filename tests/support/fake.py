@@ -15,6 +15,7 @@ from typing import Any
 
 from lsst.ctrl.bps.parsl.driver.limits import Limits
 from lsst.ctrl.bps.parsl.driver.loop import Driver
+from lsst.ctrl.bps.parsl.driver.payload import look_for_payload
 from lsst.ctrl.bps.parsl.driver.tasks import Task
 from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
@@ -239,6 +240,7 @@ def drive(
 ) -> Run:
     """Drive a run to its end, as a new process does: from what is on the disk."""
     state = replay(plan, paths)
+    look_for_payload(state)
     journal = Journal(paths.driver_journal, plan.run)
     backend = backend_class(state, script or {}, seed, window, paths if record_nodes else None)
     ticks = iter(range(1_000_000_000))

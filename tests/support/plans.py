@@ -58,10 +58,12 @@ def plan_line(
     kind: str = "payload",
     final: bool = False,
     blocking: bool = True,
+    lazy: bool = False,
     **fields: Any,
 ) -> PlanLine:
     """Describe a job of a plan."""
-    template = {"label": label, "kind": kind, "final": final, "blocking": blocking, "fields": fields}
+    template: dict[str, Any] = {"label": label, "kind": kind, "final": final, "blocking": blocking}
+    template |= {"fields": fields, **({"lazy": True} if lazy else {})}
     return name, template, list(parents), {}, {}
 
 
@@ -71,3 +73,8 @@ def make_plan(submit_path: Path, lines: Sequence[PlanLine], **header: Any) -> tu
     paths.create()
     write_plan(paths.plan, {**HEADER, **header}, lines)
     return Plan(paths.plan), paths
+
+
+def make_payload(paths: SubmitPaths, lines: Sequence[PlanLine], **header: Any) -> None:
+    """Put the second part of a plan into its place."""
+    write_plan(paths.payload, {**HEADER, "id": "payload", **header}, lines)

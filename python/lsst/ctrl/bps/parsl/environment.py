@@ -20,7 +20,7 @@ from .errors import DamagedFileError
 from .files import PRIVATE, read_file, storage_errors, write_atomic
 from .node.environment import capture_environment, path_with_commands, travels
 
-__all__ = ["capture_environment", "export_environment", "read_environment", "travels"]
+__all__ = ["add_prefixes", "capture_environment", "export_environment", "read_environment", "travels"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -105,6 +105,31 @@ def write_environment(
     }
     with storage_errors(path, "write the environment of the jobs"), write_atomic(path, PRIVATE) as stream:
         stream.write(json.dumps(content, indent=1).encode("utf-8", "surrogateescape"))
+
+
+def add_prefixes(path: Path, prefixes: Mapping[str, str]) -> list[str]:
+    """Add the commands of more sites to what `write_environment` wrote.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file.
+    prefixes : `~collections.abc.Mapping` [`str`, `str`]
+        Bash commands to run before each command, by the names of the sites.
+
+    Returns
+    -------
+    added : `list` [`str`]
+        Names of the sites that were not there.
+    """
+    read_environment(path)
+    content = json.loads(read_file(path).decode("utf-8", "surrogateescape"))
+    known = content["prefixes"]
+    added = [name for name in prefixes if name not in known]
+    if added:
+        environment, prefix = content["environment"], content["prefix"]
+        write_environment(path, environment, prefix, {**prefixes, **known})
+    return added
 
 
 def write_environment_script(path: Path) -> None:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from .files import check_own, make_directory
 
-__all__ = ["SubmitPaths", "safe_name"]
+__all__ = ["PAYLOAD", "SubmitPaths", "safe_name"]
+
+PAYLOAD = "payload.jsonl"
+"""Name of the plan's second part, beside the first one."""
 
 _LONGEST_NAME = 200
 """Bytes of a file name that we make; file systems take 255, and we add
@@ -78,6 +81,19 @@ class SubmitPaths:
         return self.directory / "plan.jsonl"
 
     @property
+    def payload(self) -> Path:
+        """The second part of the plan, which a job of the run adds."""
+        return self.directory / PAYLOAD
+
+    def unattached_payload(self, token: str) -> Path:
+        """Return where an attempt of that job writes it first."""
+        return self.directory / f"payload-{token}.jsonl"
+
+    def unattached_payloads(self) -> list[Path]:
+        """Return what attempts of that job have written and not put into its place, whole or not."""
+        return sorted(self.directory.glob("payload-*"))
+
+    @property
     def config(self) -> Path:
         """The configuration as it was understood at prepare (private)."""
         return self.directory / "config.yaml"
@@ -91,6 +107,10 @@ class SubmitPaths:
     def job_environments(self) -> Path:
         """What single jobs get in addition (private)."""
         return self.directory / "job_environments.json"
+
+    def payload_environments(self, header: Mapping[str, object]) -> Path:
+        """Return the same for the jobs of the second part, by its header (private)."""
+        return self.directory / os.path.basename(str(header.get("job_environments", "")))
 
     @property
     def environment_script(self) -> Path:

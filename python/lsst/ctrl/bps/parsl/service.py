@@ -18,6 +18,7 @@ from .environment import set_command_directories
 from .errors import ConfigurationError, ParslBpsError, RunNotFoundError
 from .node.records import ATTEMPT_VARIABLE
 from .paths import SubmitPaths
+from .prepare.lazy import is_for_live_run
 from .prepare.submission import (
     config_complaints,
     leave_if_surplus,
@@ -127,13 +128,16 @@ class ParslService(BaseWmsService):
         WorkflowError
             Raised if the workflow cannot be run.
         """
-        if complaints := config_complaints(config):
-            raise ConfigurationError(complaints)
         prefix = out_prefix or config["submitPath"]
+        is_payload = is_for_live_run(generic_workflow, config, SubmitPaths(prefix))
+        # What holds for the run was looked at when it was submitted.
+        if not is_payload and (complaints := config_complaints(config)):
+            raise ConfigurationError(complaints)
         service = f"{type(self).__module__}.{type(self).__name__}"
         workflow = ParslWorkflow.from_generic_workflow(config, generic_workflow, prefix, service)
         workflow.write(prefix)
-        _LOG.info("Run %s is prepared in %s", workflow.run_id, workflow.submit_path)
+        if not is_payload:
+            _LOG.info("Run %s is prepared in %s", workflow.run_id, workflow.submit_path)
         return workflow
 
     def submit(self, workflow: BaseWmsWorkflow, **kwargs: Any) -> BaseWmsWorkflow:

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
@@ -15,10 +16,11 @@ from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
 from .configuration import get_bps_config_value, read_config, write_config
 from .driver.cancellation import cancel_dead_run
 from .environment import capture_environment, write_environment, write_environment_script
-from .errors import ConfigurationError, RunStateError
+from .errors import RunStateError
 from .files import storage_errors
 from .paths import SubmitPaths
 from .plan.plan import Plan
+from .prepare.lazy import is_for_live_run
 from .report.outcome import error_of
 from .report.progress import ProgressDisplay
 from .report.suggestions import MARGIN, PERCENTILE, section_finder, snippet
@@ -59,24 +61,23 @@ def get_parsl_config(config: BpsConfig) -> parsl.config.Config:
 
 
 def start_pipeline(config_file: str | os.PathLike[str], **kwargs: Any) -> ParslWorkflow:
-    """Prepare a run: all that ``bps prepare`` does, and nothing runs.
+    """Prepare a run: all that ``bps submit`` does before something runs.
 
     Parameters
     ----------
     config_file : `str` or `os.PathLike`
         BPS's YAML.
     **kwargs : `~typing.Any`
-        What ``bps prepare`` has as options, such as ``compute_site``.
+        What ``bps submit`` has as options, such as ``compute_site``.
 
     Returns
     -------
     workflow : `ParslWorkflow`
         The run.
     """
-    from lsst.ctrl.bps.drivers import prepare_driver
+    from .prepare.batch import prepare_pipeline
 
-    kwargs.setdefault("wms_service", "lsst.ctrl.bps.parsl.ParslService")
-    _, workflow = prepare_driver(os.fspath(config_file), **kwargs)
+    workflow = prepare_pipeline(os.fspath(config_file), **kwargs)
     assert isinstance(workflow, ParslWorkflow)
     return workflow
 
@@ -97,6 +98,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         self.run_id: str | None = name
         self.submit_path: str | None = None
         self._generic: GenericWorkflow | None = None
+        self._payload: Path | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -164,18 +166,18 @@ class ParslWorkflow(BaseWmsWorkflow):
         out_prefix : `str` or `os.PathLike`
             Submit directory.
         """
+        from .prepare.payload import write_payload
         from .prepare.translate import translate
         from .site import SiteConfig
 
         assert self._generic is not None, "only a run that was made of a workflow is written"
         self.submit_path = os.path.abspath(out_prefix)
         paths = self.paths
+        if is_for_live_run(self._generic, self.config, paths):
+            self._payload = write_payload(self.config, self._generic, paths)
+            self._generic = None
+            return
         site = SiteConfig.from_config(self.config)
-        if paths.plan.exists() and not paths.plan.is_symlink():
-            raise ConfigurationError(
-                f"submitPath: {paths.submit_path} exists, and has a run. Choose another one, or resume "
-                f"the run in it with: bps restart --id {paths.submit_path}"
-            )
         with storage_errors(paths.directory, "make the run's directories"):
             paths.create()
         write_config(paths.config, self.config)
@@ -190,6 +192,18 @@ class ParslWorkflow(BaseWmsWorkflow):
         # BPS's view of the workflow is large, and the plan has it all.
         self._generic = None
         register_run(self.name, paths.submit_path)
+
+    def add_to_parent_workflow(self, config: BpsConfig) -> None:
+        """Add the jobs to the run that has prepared them in one of its own.
+
+        Parameters
+        ----------
+        config : `lsst.ctrl.bps.BpsConfig`
+            BPS's; not needed.
+        """
+        from .prepare.payload import attach_payload
+
+        attach_payload(self.paths, self._payload)
 
     @property
     def paths(self) -> SubmitPaths:

@@ -15,7 +15,7 @@ from ..plan.plan import Plan
 from ..run.job_state import JobState
 from ..run.journal import Journal
 from ..run.liveness import RunLock
-from ..run.replay import replay
+from ..run.replay import recovered_events, replay
 from ..run.state import RunState
 
 __all__ = ["cancel_dead_run"]
@@ -60,7 +60,7 @@ def cancel_dead_run(name: str, paths: SubmitPaths) -> str:
 
 def _finish(name: str, paths: SubmitPaths, plan: Plan, state: RunState) -> str:
     """Write down how a run ended of which no driver did; return that."""
-    events = state.recovered_events()
+    events = recovered_events(state)
     outcome = JobState.DELETED
     if state.is_done:
         outcome = state.outcome()  # Its driver died after the last job had ended.

@@ -21,8 +21,10 @@ from ..paths import SubmitPaths
 from ..run.job_state import JobState
 from ..run.journal import Journal
 from ..run.liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
+from ..run.replay import recovered_events
 from ..run.state import RunState
 from .limits import Limits, ReadyJobs
+from .payload import Supplies, checked, payload_is_known
 from .retry import decide
 from .tail import NodeTail
 from .tasks import Backend, Maker, Task
@@ -72,6 +74,8 @@ class Driver:
         Returns the memory in MB that a job may grow to.
     limits : `Limits`, optional
         How many jobs of a kind may run at once.
+    supplies : `Supplies`, optional
+        What the jobs run with, where there will be more of them.
     clock : `~collections.abc.Callable`, optional
         Time in seconds since 1970.
     """
@@ -88,12 +92,14 @@ class Driver:
         retries: int | None = None,
         most_memory: Callable[[int], float | None] = lambda job: None,
         limits: Limits | None = None,
+        supplies: Supplies | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.state = state
         self._journal = journal
         self._backend = backend
         self._maker = maker
+        self._supplies = supplies
         self._paths = paths
         self._lock = lock
         self._listener: Listener | None = None
@@ -166,7 +172,7 @@ class Driver:
 
     def _begin(self) -> None:
         state = self.state
-        for event in state.recovered_events():
+        for event in recovered_events(state):
             self._record(event)
         me = Holder.this_process()
         self._record({"e": "session", "n": state.sessions + 1, "host": me.host, "pid": me.pid})
@@ -177,6 +183,8 @@ class Driver:
             if self._stop is not None:
                 self._stop_jobs(self._stop)
                 return
+            if self.state.lacks_payload and not self.state.cancelled:
+                self._take_up_payload()
             self._hand_out()
             if not (self._in_flight or self._ready or self.state.is_done):
                 raise RuntimeError(f"{self.state.plan.path}: no job is ready and none runs; this is a bug")
@@ -205,6 +213,20 @@ class Driver:
         if not self._has_ended():  # The last ones may have succeeded in that time.
             self._record({"e": "stop", "why": why})
             self._journal.sync()
+
+    def _take_up_payload(self) -> None:
+        """Go on with the jobs that one of the run's has added."""
+        payload = self.state.plan.add_payload()
+        self._record({"e": "payload", "plan": payload.id})
+        self._journal.sync()  # Before a node writes of a job of which the driver's journal does not know.
+        _LOG.info("%s.", payload_is_known(payload))
+        if self._supplies is not None:
+            if not self._supplies.suffice():
+                self._backend.close()
+                self._supplies.renew()
+                self._backend = self._supplies.backend()
+                self._backend.start(self._completed)
+            self._maker = self._supplies.maker()
 
     def _hand_out(self) -> None:
         """Give the backend what is ready, the most urgent first."""
@@ -262,6 +284,7 @@ class Driver:
             recorded = self._tail.take_end(task.job, task.attempt)
             if "lost" in result and recorded is not None:
                 result = recorded  # Parsl has lost what the node has on record.
+            result = checked(self.state.plan, task.job, result)
             if "unrecorded" in result:
                 _LOG.warning("The node could not write its journal: %s", result["unrecorded"])
             if result.get("exit") == 0:

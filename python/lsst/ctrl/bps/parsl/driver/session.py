@@ -6,14 +6,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lsst.ctrl.bps import BpsConfig
 
 from ..batch.pilot_records import end_pilots
 from ..environment import read_environment
-from ..errors import ConfigurationError, RunStateError
+from ..errors import RunStateError
 from ..node.leftovers import end_leftovers
 from ..node.records import RUN_VARIABLE
 from ..paths import SubmitPaths
@@ -23,11 +23,10 @@ from ..run.journal import Journal
 from ..run.liveness import RunLock
 from ..run.replay import replay
 from ..run.state import RunState
-from .backend import ParslBackend
 from .limits import Limits
 from .loop import Driver
-from .sites import Sites
-from .tasks import TaskMaker
+from .payload import look_for_payload
+from .supplies import RunSupplies
 
 __all__ = ["make_driver", "stopping_on_signals"]
 
@@ -63,44 +62,21 @@ def make_driver(name: str, config: BpsConfig, paths: SubmitPaths, lock: RunLock)
     end_pilots(paths.pilots)
     state = replay(plan, paths)
     _check_startable(name, plan, state)
+    look_for_payload(state)
     read_environment(paths.environment)  # Not in the middle of a job.
-    try:
-        sites = Sites.from_config(config, plan.header.get("sites", ()))
-    except ConfigurationError as exc:
-        raise ConfigurationError([f"{said} (in {paths.config})" for said in exc.complaints]) from exc
+    supplies = RunSupplies(plan, config, paths)
     return Driver(
         state,
         Journal(paths.driver_journal, name, plan.id),
-        ParslBackend(sites, paths, plan.header["cwd"], in_order=_has_priorities(plan), plan_id=plan.id),
-        TaskMaker(plan, config, sites, paths),
+        supplies.backend(),
+        supplies.maker(),
         paths,
         lock=lock,
-        retries=sites.main.settings.retries,
-        most_memory=_most_memory(config, plan, sites),
-        limits=Limits(sites.main.settings.concurrencyLimits),
+        retries=supplies.sites.main.settings.retries,
+        most_memory=supplies.most_memory,
+        limits=Limits(supplies.sites.main.settings.concurrencyLimits),
+        supplies=supplies,
     )
-
-
-def _has_priorities(plan: Plan) -> bool:
-    return any((template.fields or {}).get("priority") for template in plan.templates)
-
-
-def _most_memory(config: BpsConfig, plan: Plan, sites: Sites) -> Callable[[int], float | None]:
-    """Return what tells the memory in MB that a job may grow to; BPS's
-    memoryLimit is the plugin's to apply.
-    """
-
-    def most_of(job: int) -> float | None:
-        template = plan.template(job)
-        site = sites.by_name((template.fields or {}).get("compute_site"))
-        section = "finalJob" if template.final else template.label
-        where = {"curr_site": site.name or "", "curr_pipetask": section, "curr_cluster": section}
-        _, limit = config.search("memoryLimit", opt={"curvals": where})
-        # Beside the driver a job has what the submit host has.
-        most = None if template.on_submit_host else site.get_capacity()["memory"]
-        return min((float(value) for value in (limit, most) if value), default=None)
-
-    return most_of
 
 
 def _check_startable(name: str, plan: Plan, state: RunState) -> None:

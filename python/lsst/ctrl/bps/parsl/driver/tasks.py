@@ -111,7 +111,7 @@ class TaskMaker:
         self._paths = paths
         # Asked once: a search of the configuration takes longer than all else here.
         self._has_butler = bool(get_bps_config_value(config, "executionButlerDir", str, ""))
-        self._environments = read_job_environments(paths.job_environments)
+        self._environments = _environments_of(plan, paths)
         numbers = [(template.fields or {}).get("environment", -1) for template in plan.templates]
         if max(numbers, default=-1) >= len(self._environments):
             raise DamagedFileError(f"{paths.job_environments} is missing or not whole. Submit the run again.")
@@ -171,6 +171,14 @@ class TaskMaker:
                 wanted,
                 most,
             )
+
+
+def _environments_of(plan: Plan, paths: SubmitPaths) -> list[dict[str, Any]]:
+    """Read the jobs' own environments, by their numbers in the plan."""
+    environments = read_job_environments(paths.job_environments)
+    if plan.payload is not None:
+        environments += read_job_environments(paths.payload_environments(plan.payload.header))
+    return environments
 
 
 def node_setup(paths: SubmitPaths, cwd: str, site: str = "", *, export: bool = True) -> dict[str, Any]:

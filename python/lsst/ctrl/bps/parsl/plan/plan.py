@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The plan: what to run. Written once, as text, and never changed.
 
-The file has a line for each thing::
+A run whose quantum graph is built in a job has a second part, the payload,
+which another job puts beside the first one; its jobs are numbered on.
+
+A file has a line for each thing::
 
     {"format": 2, "kind": "plan", "run": ..., "files": {...}, ...}   header
     {"template": {...}}              what the jobs of a label share
     [template, [parents], name, {...}]   a job; after its parents
     {"end": <lines before>, "crc": <of all bytes before>}
 
-Jobs are numbered from 0 in the order of the file. What a job shares with
+Jobs are numbered from 0 in the order of a file. What a job shares with
 others is in its template, so that a plan of a million jobs stays small; and
 only the structure is kept in memory, a job's own line is read when needed.
 """
@@ -21,86 +24,19 @@ import weakref
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 from ..errors import DamagedFileError, RunNotFoundError
 from ..files import open_regular, storage_errors, write_atomic
+from ..paths import PAYLOAD
+from .adjacency import Adjacency
+from .parts import JobKind, JobTemplate, PlannedJob, PlanPart
 
-__all__ = ["JobKind", "JobTemplate", "Plan", "PlanWriter", "PlannedJob"]
+__all__ = ["JobKind", "JobTemplate", "Plan", "PlanPart", "PlanWriter", "PlannedJob", "write_plan"]
 
 _FORMAT = 2
-
-
-class JobKind(StrEnum):
-    """What a node of the workflow is; BPS's ``GenericWorkflowNodeType``."""
-
-    PAYLOAD = "payload"
-    """Runs a command."""
-
-    NOOP = "noop"
-    """Only orders others."""
-
-    GROUP = "group"
-    """Stands for the end of a group of jobs."""
-
-
-@dataclass(frozen=True)
-class JobTemplate:
-    """What the jobs of one label share."""
-
-    label: str
-    """The jobs' label."""
-
-    kind: JobKind = JobKind.PAYLOAD
-    """What the jobs are."""
-
-    final: bool = False
-    """Whether they run after all others."""
-
-    on_submit_host: bool = False
-    """Whether they run where the driver runs."""
-
-    bps_own: bool = False
-    """Whether BPS added them to the pipeline's."""
-
-    blocking: bool = True
-    """For a group: whether a failure in it stops what comes after it."""
-
-    log_each_attempt: bool = False
-    """Whether each attempt has log files of its own."""
-
-    fields: dict[str, Any] | None = None
-    """Values of the fields of BPS's ``GenericWorkflowJob``; those that have
-    their default are left out."""
-
-
-@dataclass(frozen=True)
-class PlannedJob:
-    """One job of the plan."""
-
-    index: int
-    """Number of the job."""
-
-    name: str
-    """Name of the job."""
-
-    template: JobTemplate
-    """What it shares with others."""
-
-    parents: tuple[int, ...]
-    """Numbers of the jobs that must have succeeded before."""
-
-    fields: dict[str, Any]
-    """Values of fields that are its own, such as ``tags``."""
-
-    files: dict[str, str]
-    """Paths of its own files by their logical names."""
 
 
 class PlanWriter:
@@ -203,9 +139,11 @@ class Plan:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.header: dict[str, Any] = {}
+        self.parts: list[PlanPart] = []
         self.templates: list[JobTemplate] = []
         self.template_of = array("I")
+        self.lazy_job: int | None = None
+        """The job that adds the payload, where there is one."""
         self._offsets = array("Q")
         self._parents = array("I")
         self._parent_ends = array("Q", [0])
@@ -214,55 +152,98 @@ class Plan:
                 f"There is no run in {path.parent.parent} (no file {path}). "
                 "Make one with: bps submit <config.yaml>"
             )
-        with storage_errors(path, "read the plan"):
-            self._fd = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
-            weakref.finalize(self, os.close, self._fd)
-            with open(self._fd, "rb", closefd=False, buffering=1 << 20) as stream:
-                self._load(stream)
+        self._add_part(path)
 
     def __len__(self) -> int:
         return len(self.template_of)
 
-    def _load(self, stream: Iterable[bytes]) -> None:
+    @property
+    def payload_path(self) -> Path:
+        """Where the second part is, once there is one."""
+        return self.path.with_name(PAYLOAD)
+
+    @property
+    def payload(self) -> PlanPart | None:
+        """The second part, where it has been added."""
+        return self.parts[1] if len(self.parts) > 1 else None
+
+    def add_payload(self) -> PlanPart:
+        """Add the second part, which a job has put in its place.
+
+        Returns
+        -------
+        payload : `PlanPart`
+            The part; nothing is done where it has been added before.
+
+        Raises
+        ------
+        DamagedFileError
+            Raised if there is none, or if it is not whole.
+        """
+        if self.payload is None:
+            if not self.payload_path.exists():
+                raise DamagedFileError(
+                    f"{self.payload_path} is missing, which was added to the run. Restore the file."
+                )
+            self._add_part(self.payload_path)
+            for name in ("labels", "children"):
+                self.__dict__.pop(name, None)
+        return self.parts[1]
+
+    def _add_part(self, path: Path) -> None:
+        jobs, templates = len(self), len(self.templates)
+        with storage_errors(path, "read the plan"):
+            fd = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
+            weakref.finalize(self, os.close, fd)
+            with open(fd, "rb", closefd=False, buffering=1 << 20) as stream:
+                header = self._load(path, stream)
+        self.parts.append(PlanPart(path, header, jobs, len(self) - jobs, len(self.templates) - templates, fd))
+
+    def _load(self, path: Path, stream: Iterable[bytes]) -> dict[str, Any]:
         offset = crc = count = 0
         end: dict[str, Any] = {}
+        header: dict[str, Any] = {}
+        first_job, first_template = len(self), len(self.templates)
         try:
             for line in stream:
                 if line.startswith(b'{"end"'):
                     end = json.loads(line)
                     break
                 crc = zlib.crc32(line, crc)
-                self._load_line(json.loads(line.decode()), offset)
+                value = json.loads(line.decode())
+                if isinstance(value, list):
+                    self._load_job(value[0] + first_template, value[1], first_job, offset)
+                elif "template" in value:
+                    content = dict(value["template"])
+                    self.templates.append(JobTemplate(**{**content, "kind": JobKind(content["kind"])}))
+                else:
+                    header = _checked_header(path, value)
                 offset += len(line)
                 count += 1
             if end != {"end": count, "crc": crc}:
                 raise ValueError("it is not whole")
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as exc:
             raise DamagedFileError(
-                f"{self.path} is damaged (line {count + 1}: {exc}). "
-                "The run cannot be resumed; submit it again."
+                f"{path} is damaged (line {count + 1}: {exc}). The run cannot be resumed; submit it again."
             ) from exc
+        return header
 
-    def _load_line(self, value: Any, offset: int) -> None:
-        if isinstance(value, list):
-            template, parents = value[0], value[1]
-            self.templates[template]
-            if parents and max(parents) >= len(self.template_of):
-                raise ValueError("a job comes before its parents")
-            self.template_of.append(template)
-            self._parents.extend(parents)
-            self._parent_ends.append(len(self._parents))
-            self._offsets.append(offset)
-        elif "template" in value:
-            content = dict(value["template"])
-            self.templates.append(JobTemplate(**{**content, "kind": JobKind(content["kind"])}))
-        else:
-            if value["format"] != _FORMAT:
-                raise DamagedFileError(
-                    f"{self.path} has format {value['format']!r}; this version of lsst-ctrl-bps-parsl "
-                    f"reads format {_FORMAT}. Use the version that prepared the run."
-                )
-            self.header = value
+    def _load_job(self, template: int, parents: list[int], first_job: int, offset: int) -> None:
+        if self.templates[template].lazy:
+            self.lazy_job = len(self)
+        if first_job:
+            parents = [parent + first_job for parent in parents]
+        if parents and max(parents) >= len(self):
+            raise ValueError("a job comes before its parents")
+        self.template_of.append(template)
+        self._parents.extend(parents)
+        self._parent_ends.append(len(self._parents))
+        self._offsets.append(offset)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What holds for the run."""
+        return self.parts[0].header
 
     @property
     def run(self) -> str:
@@ -276,8 +257,19 @@ class Plan:
 
     @cached_property
     def labels(self) -> list[str]:
-        """Labels in the order of the pipeline."""
-        return list(dict.fromkeys([*self.header["labels"], *(t.label for t in self.templates)]))
+        """Labels in the order of the pipeline, those of the payload last."""
+        labels: dict[str, None] = {}
+        begin = 0
+        for part in self.parts:
+            templates = self.templates[begin : begin + part.templates]
+            labels |= dict.fromkeys([*part.header["labels"], *(template.label for template in templates)])
+            begin += part.templates
+        return list(labels)
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites of the run and its jobs."""
+        return sorted({name for part in self.parts for name in part.header.get("sites", ())})
 
     def template(self, index: int) -> JobTemplate:
         """Return what a job shares with others.
@@ -307,21 +299,21 @@ class Plan:
         job : `PlannedJob`
             The job.
         """
+        part = self.parts[-1] if index >= self.parts[-1].first_job else self.parts[0]
         start = self._offsets[index]
         # A line is at most as long as what lies before the next job's; the
         # last one's end is found by reading on.
-        if index + 1 < len(self._offsets):
-            line = os.pread(self._fd, self._offsets[index + 1] - start, start)
-        else:
-            line = os.pread(self._fd, os.fstat(self._fd).st_size - start, start)
-        template, parents, name, own = json.loads(line.split(b"\n", 1)[0])
+        is_last = index + 1 == part.first_job + part.jobs
+        end = os.fstat(part.fd).st_size if is_last else self._offsets[index + 1]
+        line = os.pread(part.fd, end - start, start)
+        _, _, name, own = json.loads(line.split(b"\n", 1)[0])
         return PlannedJob(
             index=index,
             name=name,
-            template=self.templates[template],
-            parents=tuple(parents),
+            template=self.template(index),
+            parents=tuple(self.parents(index)),
             fields=own.get("fields", {}),
-            files={**self.header["files"], **own.get("files", {})},
+            files={**part.header["files"], **own.get("files", {})},
         )
 
     def jobs(self) -> Iterator[PlannedJob]:
@@ -349,32 +341,13 @@ class Plan:
         return Adjacency(self._parents, self._parent_ends)
 
 
-class Adjacency:
-    """Lists of numbers in two flat arrays: the children of each job.
-
-    Parameters
-    ----------
-    parents : `array.array` [`int`]
-        The parents of all jobs, one job after the other.
-    ends : `array.array` [`int`]
-        Where the parents of each job end, with a zero before.
-    """
-
-    def __init__(self, parents: array[int], ends: array[int]) -> None:
-        of_parents = numpy.frombuffer(parents, dtype=f"u{parents.itemsize}")
-        limits = numpy.frombuffer(ends, dtype=f"u{ends.itemsize}").astype(numpy.int64)
-        count = len(limits) - 1
-        by_parent = numpy.argsort(of_parents, kind="stable")
-        children = numpy.repeat(numpy.arange(count, dtype=numpy.uint32), numpy.diff(limits))[by_parent]
-        numbers = numpy.bincount(of_parents, minlength=count)
-        # Arrays of the standard library: one element at a time, they are
-        # faster than NumPy's.
-        self._starts = array("Q", [0])
-        self._starts.frombytes(numpy.cumsum(numbers).astype(numpy.uint64).tobytes())
-        self._children = array("I", children.tobytes())
-
-    def __getitem__(self, index: int) -> array[int]:
-        return self._children[self._starts[index] : self._starts[index + 1]]
+def _checked_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    if header["format"] != _FORMAT:
+        raise DamagedFileError(
+            f"{path} has format {header['format']!r}; this version of lsst-ctrl-bps-parsl "
+            f"reads format {_FORMAT}. Use the version that prepared the run."
+        )
+    return header
 
 
 def write_plan(path: Path, header: dict[str, Any], jobs: Iterable[tuple[Any, ...]]) -> None:

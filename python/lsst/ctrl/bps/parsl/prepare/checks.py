@@ -13,6 +13,7 @@ from typing import Any
 
 from lsst.ctrl.bps import GenericWorkflowJob
 
+from ..configuration import CONTROL_JOBS
 from ..job import get_file_paths, job_command, other_command
 from ..plan.command import LONGEST_WORD
 from ..plan.variables import bash_text, fill_in_attempt, unreadable_variable
@@ -115,7 +116,7 @@ def _job_complaint(
     if memory is not None and (numbers["request_memory"] or 0) > memory:
         return (
             f"it asks for {job.request_memory} MB; the most that site {site} has for a job is "
-            f"{memory:.0f} MB. Set requestMemory of {job.label} to less, or use a site with more."
+            f"{memory:.0f} MB. Set {_memory_key(job)} to less, or use a site with more."
         )
     asked = 60 * (numbers["request_walltime"] or 0)
     if walltime is not None and asked and asked > walltime - START_SECONDS:
@@ -166,6 +167,11 @@ def _unreadable(what: str, text: str | None) -> str | None:
         f"its {what} cannot be read: BPS has taken more than a name for a variable ({variable}). "
         f"Write ${{NAME}} for $NAME: {text}"
     )
+
+
+def _memory_key(job: GenericWorkflowJob) -> str:
+    """Name what a job's request is set by; the jobs of bpsBatchSubmission have sections at the top level."""
+    return f"{job.label}.requestMemory" if job.label in CONTROL_JOBS else f"requestMemory of {job.label}"
 
 
 def _yaml_key(field: str) -> str:

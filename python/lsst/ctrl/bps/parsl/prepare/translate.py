@@ -10,6 +10,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import networkx
@@ -33,6 +34,7 @@ from ..settings.section import config_for_site
 from ..site import SiteConfig
 from .checks import as_number, check_jobs, queue_warnings
 from .flatten import Node, flatten, topological_order
+from .lazy import is_lazy, lazy_complaints
 from .staging import stage_executables
 from .written import Written
 
@@ -57,31 +59,41 @@ class Translation:
     nodes: dict[str, Node]
     order: list[str]
 
-    def write(self, paths: SubmitPaths) -> None:
+    def write(self, paths: SubmitPaths, payload: Path | None = None) -> None:
         """Write the plan, and apart from it what only the user may read.
 
         Parameters
         ----------
         paths : `SubmitPaths`
             Where the run is.
+        payload : `pathlib.Path`, optional
+            Where to, if it is the second part of the plan.
 
         Raises
         ------
         StorageError
             Raised if it cannot be written.
         """
-        write_plan(paths.plan, self.header, self._jobs(paths))
+        if payload is None:
+            write_plan(paths.plan, self.header, self._jobs(paths.job_environments))
+        else:
+            environments = payload.with_suffix(".environments.json")
+            header = {**self.header, "job_environments": environments.name}
+            write_plan(payload, header, self._jobs(environments))
 
-    def _jobs(self, paths: SubmitPaths) -> Iterator[tuple[Any, ...]]:
+    def _jobs(self, job_environments: Path) -> Iterator[tuple[Any, ...]]:
         yield from self.lines.of(self.nodes, self.order)
         # Before the plan is in its place, which makes this a prepared run.
-        write_job_environments(
-            paths.job_environments, [value for _, value in self.lines.environments.values()]
-        )
+        write_job_environments(job_environments, [value for _, value in self.lines.environments.values()])
 
 
 def translate(
-    config: BpsConfig, workflow: GenericWorkflow, site: SiteConfig, paths: SubmitPaths
+    config: BpsConfig,
+    workflow: GenericWorkflow,
+    site: SiteConfig,
+    paths: SubmitPaths,
+    *,
+    environments: int = 0,
 ) -> Translation:
     """Make the plan of a workflow; only executables are written.
 
@@ -97,6 +109,8 @@ def translate(
         Where the jobs will run.
     paths : `SubmitPaths`
         Where the run is.
+    environments : `int`, optional
+        How many environments of jobs the run has already.
 
     Returns
     -------
@@ -110,11 +124,11 @@ def translate(
     """
     nodes = flatten(workflow)
     order = topological_order(nodes)
-    written = Written(config)
+    written = Written(site.config)
     for item in nodes.values():
         written.restore(item)
-    sites = _sites(config, nodes, site)
-    complaints = check_jobs(nodes, sites)
+    sites = _sites(site.config, nodes, site)
+    complaints = lazy_complaints(workflow, nodes) or check_jobs(nodes, sites)
     if complaints:
         raise WorkflowError(_joined(complaints))
     for warning in queue_warnings(nodes, sites):
@@ -133,7 +147,7 @@ def translate(
     }
     executables = (getattr(item.node, "executable", None) for item in nodes.values())
     wanted = (executable for executable in executables if executable and executable.transfer_executable)
-    lines = _Lines(written, sites, shared, stage_executables(wanted, paths))
+    lines = _Lines(written, sites, shared, stage_executables(wanted, paths), environments)
     return Translation(sites, header, lines, nodes, order)
 
 
@@ -182,6 +196,7 @@ class _Lines:
     """By name; the first is for all jobs that name none."""
     shared: Mapping[str, str]
     staged: Mapping[str, str]
+    first_environment: int = 0
     environments: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     """Numbers and values of the jobs' own environments, by their text."""
 
@@ -199,7 +214,10 @@ class _Lines:
     def _describe(self, item: Node) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what a node shares with others, and what is its own."""
         node = item.node
-        template: dict[str, Any] = {"label": node.label, "kind": _KINDS[node.node_type], "final": item.final}
+        kind = _KINDS.get(node.node_type, JobKind.PAYLOAD)
+        template: dict[str, Any] = {"label": node.label, "kind": kind, "final": item.final}
+        if is_lazy(node):
+            template["lazy"] = True
         if isinstance(node, GenericWorkflowGroup):
             template["blocking"] = not item.tolerant
         if not isinstance(node, GenericWorkflowJob):
@@ -235,7 +253,8 @@ class _Lines:
     def _number_of(self, environment: dict[str, Any]) -> int:
         """Return the number that stands for an environment in the plan, which others may read."""
         text = json.dumps(environment, default=str)
-        return self.environments.setdefault(text, (len(self.environments), environment))[0]
+        number = self.first_environment + len(self.environments)
+        return self.environments.setdefault(text, (number, environment))[0]
 
     def _missing_values(self, job: GenericWorkflowJob) -> dict[str, object]:
         """Return values of variables for which BPS gathers none: those of
@@ -261,7 +280,6 @@ _NO = frozenset(("false", "no", "off", "0"))
 """Values that are no, also of a text, which BPS's variables make of them."""
 
 _KINDS = {
-    GenericWorkflowNodeType.PAYLOAD: JobKind.PAYLOAD,
     GenericWorkflowNodeType.NOOP: JobKind.NOOP,
     GenericWorkflowNodeType.GROUP: JobKind.GROUP,
 }

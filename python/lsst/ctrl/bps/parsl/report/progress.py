@@ -30,6 +30,9 @@ SHORTEST_INTERVAL = 10.0
 LONGEST_INTERVAL = 300.0
 """Seconds between two lines in a log, at most."""
 
+UNKNOWN = "the number of the others is not known yet"
+"""What is said while a job of the run prepares the others."""
+
 _SHOWN = (
     ("waiting", (JobState.UNREADY,)),
     ("ready", (JobState.READY, JobState.PENDING)),
@@ -187,7 +190,10 @@ class ProgressDisplay:
         for member in (JobState.RUNNING, JobState.FAILED, JobState.PRUNED):
             if totals[member]:
                 parts.append(f"{totals[member]} {member.name.lower()}")
-        parts.append(self._pace(total - ended_jobs(state), rate))
+        if state.awaits_payload:
+            parts.append(UNKNOWN)
+        else:
+            parts.append(self._pace(total - ended_jobs(state), rate))
         return ", ".join(filter(None, parts))
 
     def _display(self, state: RunState, ended: int, rate: float) -> RenderableType:
@@ -196,7 +202,7 @@ class ProgressDisplay:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(self._pace(total - ended, rate), markup=False),
+            TextColumn(UNKNOWN if state.awaits_payload else self._pace(total - ended, rate), markup=False),
         )
         bar.add_task(self._run, total=total, completed=ended)
         return Group(label_table(state), bar)

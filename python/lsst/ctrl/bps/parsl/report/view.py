@@ -31,6 +31,7 @@ __all__ = ["RunView", "run_report"]
 _LAST_LINES = 5
 _LAST_BYTES = 1 << 16
 _LONGEST_LINE = 2000
+_COMPLAINT = "Error: "
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _HAS_SITE = "site" in {field.name for field in dataclasses.fields(WmsRunReport)}
 """Whether BPS shows a run's site."""
@@ -89,6 +90,15 @@ class RunView:
         return self.registry.shortest_id(self.plan.run, self.paths.submit_path)
 
     @property
+    def what_is_not_known(self) -> str:
+        """What cannot be said yet of a run that is going; nothing where all is known."""
+        lazy = self.plan.lazy_job
+        if lazy is None or not self.state.awaits_payload:
+            return ""
+        name = self.plan.job(lazy).name
+        return f"The number of jobs is not known yet: {name} adds them to the run when it ends."
+
+    @property
     def resume_command(self) -> str:
         """What to type to resume it."""
         return f"bps restart --id {shlex.quote(self.shortest_id)}"
@@ -108,7 +118,7 @@ class RunView:
         """What to do next, in a sentence; nothing where all is well."""
         run, state = self.plan.run, self.state
         if self.holder is not None:
-            return ""
+            return self.what_is_not_known
         resume = self.resume_command
         if state.finished is None and not state.sessions:
             return f"Run {run} is prepared and was never started. Start it with: {resume}"
@@ -143,7 +153,8 @@ def failure_lines(view: RunView, most: int = 10) -> list[str]:
         why, code = state.reasons[job], f"exit code {state.exit_codes[job]}"
         lines.append(f"{planned.name}: {why if code in why else f'{why} ({code})'}")
         lines.append(f"  {stem}.stderr")
-        lines.extend(f"  | {line}" for line in last_lines(Path(f"{stem}.stderr")))
+        read = said if planned.template.lazy else last_lines
+        lines.extend(f"  | {line}" for line in read(Path(f"{stem}.stderr")))
     if len(state.exit_codes) > most:
         lines.append(f"... and {len(state.exit_codes) - most} more jobs")
     return lines
@@ -181,6 +192,34 @@ def last_lines(path: Path) -> list[str]:
         Its last lines, after the last exception before them; empty where
         there is no log.
     """
+    lines = _lines(path)
+    last = lines[-_LAST_LINES:]
+    # What went wrong is often said earlier than what follows from it.
+    causes = [line for line in lines[:-_LAST_LINES] if _EXCEPTION.match(line)]
+    return [*causes[-1:], *last]
+
+
+def said(path: Path) -> list[str]:
+    """Read what a job that prepares others complained of.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        Its log.
+
+    Returns
+    -------
+    lines : `list` [`str`]
+        All lines from ``Error:`` on, which is how ``bps`` begins a complaint;
+        the last lines where there is none.
+    """
+    lines = _lines(path)
+    begins = [number for number, line in enumerate(lines) if line.startswith(_COMPLAINT)]
+    return lines[begins[-1] :] if begins else last_lines(path)
+
+
+def _lines(path: Path) -> list[str]:
+    """Read the lines at the end of a log that say something."""
     try:
         with open(path, "rb") as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LAST_BYTES))
@@ -188,11 +227,7 @@ def last_lines(path: Path) -> list[str]:
     except OSError:
         return []
     shown = (printable(line) for line in text.split("\n"))
-    lines = [line for line in shown if line.strip() and not line.startswith("---- attempt ")]
-    last = lines[-_LAST_LINES:]
-    # What went wrong is often said earlier than what follows from it.
-    causes = [line for line in lines[:-_LAST_LINES] if _EXCEPTION.match(line)]
-    return [*causes[-1:], *last]
+    return [line for line in shown if line.strip() and not line.startswith("---- attempt ")]
 
 
 def run_report(view: RunView, *, exit_codes: bool = False, usage: bool = False) -> WmsRunReport:
@@ -242,9 +277,21 @@ def run_report(view: RunView, *, exit_codes: bool = False, usage: bool = False) 
         report.specific_info.add_message("{advice}", advice=advice)
     if usage and (blocks := view.blocks):
         report.specific_info.add_message("{blocks}", blocks="\n".join(blocks))
+    if complaint := _complaint(view):
+        report.specific_info.add_message("{complaint}", complaint=complaint)
     if usage and (text := _usage_text(view)):
         report.specific_info.add_message("{usage}", usage=text)
     return report
+
+
+def _complaint(view: RunView) -> str:
+    """Return why the job that prepares the others did not; it is all that the run has come to."""
+    lazy, state = view.plan.lazy_job, view.state
+    if lazy is None or lazy not in state.exit_codes:
+        return ""
+    job = view.plan.job(lazy)
+    lines = said(Path(f"{log_stem(view.plan, view.paths, job, view.state.attempts[job.index])}.stderr"))
+    return "\n".join([f"{job.name} failed: {state.reasons[lazy]}", *(f"  | {line}" for line in lines)])
 
 
 def _usage_text(view: RunView) -> str:

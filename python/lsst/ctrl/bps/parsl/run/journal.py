@@ -15,6 +15,8 @@ attempts    ``[job, attempts]`` of jobs of which nodes know more attempts than
             this journal, as its last lines were lost in a crash of the host
 pending     the jobs in ``j`` were given to Parsl, each for another attempt
 ok          the jobs in ``j`` succeeded: ``[job, start, end, MB, CPU s]``
+payload     from here on the jobs of the plan's second part count: ``plan``, its
+            identity
 fail        job ``j`` failed: ``exit``, ``why``, ``retry``, ``charged``
             (whether it counts against the retries), ``memory`` (MB of the
             next attempt, where it changes), ``lost`` (nothing is known)

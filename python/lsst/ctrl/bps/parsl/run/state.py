@@ -4,8 +4,6 @@
 There is one way to change it, `RunState.apply` of an event, for the driver
 that lives through the run and for whoever reads about it afterwards. No step
 is recursive, and each job is visited once for each of its parents.
-
-The events are described in `~lsst.ctrl.bps.parsl.run.journal`.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from ..node.journal import beginning
 from ..plan.plan import JobKind, Plan
 from .job_state import JobState
 
@@ -29,13 +26,15 @@ class RunState:
     Parameters
     ----------
     plan : `Plan`
-        What to run.
+        What to run; its second part counts from when a driver took it up.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.states = bytearray(len(plan))
-        self.attempts = array("H", bytes(2 * len(plan)))
+        self.has_payload = self.payload_is_recorded = False
+        """Whether the plan's second part counts, and a driver wrote that down."""
+        self.states = bytearray(plan.parts[0].jobs)
+        self.attempts = array("H", bytes(2 * len(self.states)))
         """Number of times that a job was given to Parsl."""
         self.failures: dict[int, int] = {}
         """Failures that count against a job's retries, in this session."""
@@ -49,7 +48,7 @@ class RunState:
         """Why they did."""
         self.recovered: list[int] = []
         """Jobs that a node saw succeed and no driver wrote down."""
-        self._unknown: dict[int, int] = {}
+        self.unknown: dict[int, int] = {}
         """Last attempts that nodes began and no driver wrote down."""
         self.sessions = 0
         self.finished: str | None = None
@@ -57,14 +56,8 @@ class RunState:
         self.cancelled = False
         self._touched = False
         self._newly_ready: list[int] = []
-        self._label_numbers = {label: number for number, label in enumerate(plan.labels)}
-        self._labels = [self._label_numbers[template.label] for template in plan.templates]
-        self._payload = [template.kind == JobKind.PAYLOAD for template in plan.templates]
-        self._has_ordering = not all(self._payload)
-        self._final = [template.final for template in plan.templates]
-        self._tolerant = [t.kind == JobKind.GROUP and not t.blocking for t in plan.templates]
-        self._waiting = array("I", bytes(4 * len(plan)))
-        self._final_jobs = [job for job, template in enumerate(plan.template_of) if self._final[template]]
+        self._read_templates(plan.parts[0].templates)
+        self._waiting = array("I", bytes(4 * len(self.states)))
         self._outdated: dict[int, int] = {}
         """Last attempts of final jobs that gathered less than there is now."""
         self._finals_released = False
@@ -72,6 +65,18 @@ class RunState:
         self.counts: list[list[int]] = []
         """Number of jobs by label and state."""
         self._reset()
+
+    def _read_templates(self, count: int) -> None:
+        """Note what the templates say of jobs, so many of them."""
+        templates = self.plan.templates[:count]
+        self._label_numbers = {label: number for number, label in enumerate(self.plan.labels)}
+        self._labels = [self._label_numbers[template.label] for template in templates]
+        self._payload = [template.kind == JobKind.PAYLOAD for template in templates]
+        self._has_ordering = not all(self._payload)
+        self._final = [template.final for template in templates]
+        self._tolerant = [t.kind == JobKind.GROUP and not t.blocking for t in templates]
+        template_of = self.plan.template_of[: len(self.states)]
+        self._final_jobs = [job for job, template in enumerate(template_of) if self._final[template]]
 
     # Reading.
 
@@ -98,7 +103,8 @@ class RunState:
         counts : `dict` [`str`, `dict` [`JobState`, `int`]]
             Labels in the order of the pipeline.
         """
-        used = {template.label for template in self.plan.templates if template.kind == JobKind.PAYLOAD}
+        templates = self.plan.templates[: len(self._labels)]
+        used = {template.label for template in templates if template.kind == JobKind.PAYLOAD}
         return {
             label: {state: self.counts[number][state] for state in JobState}
             for label, number in self._label_numbers.items()
@@ -126,49 +132,21 @@ class RunState:
         ready, self._newly_ready = self._newly_ready, []
         return ready
 
-    def recovered_events(self) -> list[dict[str, Any]]:
-        """Return what a driver has to write down before it goes on.
+    @property
+    def awaits_payload(self) -> bool:
+        """Whether more jobs may follow than are known."""
+        lazy = self.plan.lazy_job
+        return lazy is not None and not self.has_payload and self.states[lazy] <= JobState.SUCCEEDED
 
-        Returns
-        -------
-        events : `list` [`dict`]
-            The attempts that only nodes know of, where the last lines of the
-            driver's journal were lost with its host; an ``ok`` for the jobs
-            that nodes saw succeed and of which the last driver did not hear.
-        """
-        events: list[dict[str, Any]] = []
-        if self._unknown:
-            events.append({"e": "attempts", "j": [list(item) for item in self._unknown.items()]})
-        if self.recovered:
-            events.append({"e": "ok", "j": [[job, None, None, 0, 0.0] for job in self.recovered]})
-        return events
-
-    def may_concern(self, line: bytes) -> bool:
-        """Tell whether a line of a node's journal can change anything.
-
-        Parameters
-        ----------
-        line : `bytes`
-            The line.
-
-        Returns
-        -------
-        wanted : `bool`
-            `False` for a job that has succeeded, or an attempt that another one
-            followed: nearly all lines of a long run.
-        """
-        about = beginning(line)
-        if about is None:
-            return True
-        job = about.job
-        return job >= len(self.states) or (
-            self.states[job] != JobState.SUCCEEDED and self.attempts[job] <= about.attempt
-        )
+    @property
+    def lacks_payload(self) -> bool:
+        """Whether the job that adds the payload has succeeded, and its jobs do not count yet."""
+        return self.awaits_payload and self.states[self.plan.lazy_job or 0] == JobState.SUCCEEDED
 
     @property
     def is_done(self) -> bool:
-        """Whether every job has ended."""
-        return self._open == 0 and self._open_final == 0
+        """Whether every job has ended, and no more are to come."""
+        return self._open == 0 and self._open_final == 0 and (self.cancelled or not self.lacks_payload)
 
     def outcome(self) -> JobState:
         """Return what the run ends as, where every job has ended.
@@ -178,7 +156,8 @@ class RunState:
         state : `JobState`
             SUCCEEDED where all jobs did, cancelled or not; FAILED or DELETED.
         """
-        if sum(counts[JobState.SUCCEEDED] for counts in self.counts) == len(self.plan):
+        succeeded = sum(counts[JobState.SUCCEEDED] for counts in self.counts)
+        if succeeded == len(self.plan) and not self.lacks_payload:
             return JobState.SUCCEEDED
         if self.cancelled:
             return JobState.DELETED
@@ -199,12 +178,32 @@ class RunState:
 
     def _on_session(self, event: dict[str, Any]) -> None:
         self.recovered.clear()
-        self._unknown.clear()
+        self.unknown.clear()
         self.sessions = event["n"]
         self.finished = self.stopped = None
         self.cancelled = False
         if self._touched:  # Otherwise it is as it was made.
             self._reset()
+
+    def _on_payload(self, event: dict[str, Any]) -> None:
+        if self.plan.add_payload().id != event["plan"]:
+            raise KeyError(event["plan"])
+        self.payload_is_recorded = True
+        if not self.has_payload:
+            self._take_up_payload()
+
+    def _take_up_payload(self) -> None:
+        """Have the jobs of the plan's second part count."""
+        first, more = len(self.states), self.plan.add_payload().jobs
+        self.has_payload = True
+        self.states.extend(bytes(more))
+        self.attempts.frombytes(bytes(2 * more))
+        self._waiting.frombytes(bytes(4 * more))
+        self._read_templates(len(self.plan.templates))
+        self.counts += [[0] * len(JobState) for _ in range(len(self._label_numbers) - len(self.counts))]
+        for job in range(first, first + more):
+            self._begin(job, done=False)
+        self._open_final_jobs()
 
     def _on_attempts(self, event: dict[str, Any]) -> None:
         for job, attempts in event["j"]:
@@ -273,9 +272,11 @@ class RunState:
     def _is_current(self, event: dict[str, Any]) -> bool:
         """Tell an attempt that is going on from one of an earlier driver."""
         job, attempt = event["j"], event["a"]
+        if job >= len(self.states) and self.plan.lazy_job is not None and not self.has_payload:
+            self._take_up_payload()  # A driver has, and its word for it was lost or comes late.
         if attempt > self.attempts[job] and self.states[job] != JobState.SUCCEEDED:
             # The driver wrote it down before; its host lost that in a crash.
-            self.attempts[job] = self._unknown[job] = attempt
+            self.attempts[job] = self.unknown[job] = attempt
         return bool(self.attempts[job] == attempt != self._outdated.get(job))
 
     def release(self) -> None:
@@ -319,10 +320,9 @@ class RunState:
         self._open_final_jobs()
 
     def _count_ended(self, job: int) -> None:
-        if self._final[self.plan.template_of[job]]:
-            self._open_final -= 1
-        else:
-            self._open -= 1
+        final = self._final[self.plan.template_of[job]]
+        self._open_final -= final
+        self._open -= not final
 
     def _make_ready(self, job: int) -> bool:
         """Make a job ready; `True` where that already is its end."""
@@ -334,7 +334,7 @@ class RunState:
         return True
 
     def _open_final_jobs(self) -> None:
-        if self._open or self._finals_released:
+        if self._open or self._finals_released or (self.lacks_payload and not self.cancelled):
             return
         self._finals_released = True
         for job in self._final_jobs:
@@ -347,13 +347,15 @@ class RunState:
 
     def _reset(self) -> None:
         """Begin anew with what has succeeded; the rest is to be done."""
-        templates = self.plan.template_of
+        templates = self.plan.template_of[: len(self.states)]
         done = [
             state == JobState.SUCCEEDED and self._payload[template]
             for state, template in zip(self.states, templates, strict=True)
         ]
-        must_run = [self._payload[template] and not self._final[template] for template in templates]
-        if any(runs and not ended for runs, ended in zip(must_run, done, strict=True)):
+        if self.lacks_payload:
+            done[self.plan.lazy_job or 0] = False
+        must_run = [runs and not final for runs, final in zip(self._payload, self._final, strict=True)]
+        if any(must_run[template] and not ended for template, ended in zip(templates, done, strict=True)):
             # The final jobs gather what the others made: once more, then.
             for job in self._final_jobs:
                 done[job] = False
@@ -364,16 +366,19 @@ class RunState:
         for table in (self.failures, self.losses, self.exit_codes, self.reasons):
             table.clear()
         self.counts = [[0] * len(JobState) for _ in self._label_numbers]
-        for job, template in enumerate(templates):
-            final = self._final[template]
-            self.states[job] = self._initial_state(job, done[job], final)
-            self.counts[self._labels[template]][self.states[job]] += 1
-            if self.states[job] < _FIRST_ENDED:
-                if final:
-                    self._open_final += 1
-                else:
-                    self._open += 1
+        for job, ended in enumerate(done):
+            self._begin(job, ended)
         self._open_final_jobs()
+
+    def _begin(self, job: int, done: bool) -> None:
+        """Give a job its first state; its parents have theirs."""
+        template = self.plan.template_of[job]
+        final = self._final[template]
+        state = self.states[job] = self._initial_state(job, done, final)
+        self.counts[self._labels[template]][state] += 1
+        if state < _FIRST_ENDED:
+            self._open_final += final
+            self._open += not final
 
     def _initial_state(self, job: int, done: bool, final: bool) -> JobState:
         """Return the state of a job whose parents have theirs."""

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What releases of BPS have, for tests of what not all of them have."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+
+__all__ = ["BPS", "needs_batch_submission", "needs_no_batch_submission"]
+
+BPS = tuple(map(int, version("lsst-ctrl-bps").split(".")[:3]))
+"""Release of BPS."""
+
+_BATCH_SUBMISSION = (30, 2026, 4300)
+
+needs_batch_submission = pytest.mark.skipif(
+    BPS < _BATCH_SUBMISSION, reason="BPS has no bpsBatchSubmission before 30.2026.4300"
+)
+needs_no_batch_submission = pytest.mark.skipif(
+    BPS >= _BATCH_SUBMISSION, reason="BPS has bpsBatchSubmission from 30.2026.4300 on"
+)
