@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Iterator
 from typing import Any
 
 from lsst.ctrl.bps.bps_utils import _make_id_link
@@ -26,8 +24,9 @@ from .prepare.submission import (
     submit_path_complaints,
     why_not_writable,
 )
-from .report.view import RunView, run_report
-from .run.registry import Registry, state_directory
+from .report.runs import all_runs, belongs_to, find_run, is_recent
+from .report.view import run_report
+from .run.registry import state_directory
 from .settings.early import being_read, check_early
 from .settings.section import set_environment_apart
 from .workflow import ParslWorkflow
@@ -44,8 +43,6 @@ FACILITIES = {
     "csd3": "csd3.Csd3",
 }
 """Values of ``computeSite`` that need no section in the user's YAML."""
-
-_SECONDS_PER_DAY = 86400.0
 
 
 class ParslService(BaseWmsService):
@@ -229,11 +226,11 @@ class ParslService(BaseWmsService):
         if wms_id is not None:
             if not wms_id:
                 raise RunNotFoundError("Which run? Give its id or submit path: --id <id>")
-            return [_find(wms_id).shortest_id]
+            return [find_run(wms_id).shortest_id]
         ids = []
-        for view, _ in _all_runs():
+        for view, _ in all_runs():
             try:
-                if view.holder is not None and _belongs_to(view, user):
+                if view.holder is not None and belongs_to(view, user):
                     ids.append(view.shortest_id)
             except ParslBpsError as exc:
                 _LOG.warning("A run is passed over: %s", exc.message)
@@ -277,12 +274,12 @@ class ParslService(BaseWmsService):
             Raised if the one run that was asked for cannot be reported.
         """
         if wms_workflow_id:
-            view = _find(wms_workflow_id)
+            view = find_run(wms_workflow_id)
             return [run_report(view, exit_codes=return_exit_codes, usage=True)], ""
         reports, problems = [], []
-        for view, created in _all_runs():
+        for view, created in all_runs():
             try:
-                if _belongs_to(view, user) and _is_recent(view, created, hist):
+                if belongs_to(view, user) and is_recent(view, created, hist):
                     reports.append(run_report(view, exit_codes=return_exit_codes))
             except ParslBpsError as exc:
                 problems.append(f"WARNING: {exc.message}")
@@ -310,7 +307,7 @@ class ParslService(BaseWmsService):
             What to do next, where there is something to do.
         """
         try:
-            view = _find(wms_workflow_id)
+            view = find_run(wms_workflow_id)
             return view.wms_state, view.advice
         except RunNotFoundError as exc:
             return WmsStates.UNKNOWN, exc.message
@@ -373,31 +370,3 @@ class ParslService(BaseWmsService):
         if why := why_not_writable(str(directory)):
             return 1, f"The list of your runs cannot be written: {directory}: {why}."
         return 0, f"Parsl {release}; your runs are listed in {directory}"
-
-
-def _find(wms_id: str) -> RunView:
-    registry = Registry()
-    return RunView(SubmitPaths(registry.find(str(wms_id))), registry)
-
-
-def _all_runs() -> Iterator[tuple[RunView, float]]:
-    """Iterate over the user's runs, and when they were prepared; the list of them is read once."""
-    registry = Registry()
-    for entry in registry.entries:
-        yield RunView(SubmitPaths(entry.submit_path), registry), entry.created
-
-
-def _belongs_to(view: RunView, user: str | None) -> bool:
-    return not user or view.plan.header["attributes"].get("bps_operator") == user
-
-
-def _is_recent(view: RunView, created: float, hist: float) -> bool:
-    if view.holder is not None:
-        return True
-    if not hist:
-        return False
-    try:
-        last = view.paths.driver_journal.stat().st_mtime
-    except FileNotFoundError:
-        last = created
-    return time.time() - last < hist * _SECONDS_PER_DAY

@@ -24,8 +24,8 @@ from ..run.liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_reque
 from ..run.replay import recovered_events
 from ..run.state import RunState
 from .limits import Limits, ReadyJobs
-from .payload import Supplies, checked, payload_is_known
-from .retry import decide
+from .payload import Supplies, checked, payload_is_known, sufficient
+from .retry import decide, failure_event
 from .tail import NodeTail
 from .tasks import Backend, Maker, Task
 
@@ -38,7 +38,6 @@ TICK_SECONDS = 0.5
 
 GRACE_SECONDS = 10.0
 """Time that jobs have to end after a SIGTERM."""
-
 
 NO_WORKERS = "no workers"
 """Why a run was stopped whose jobs cannot get a worker."""
@@ -204,11 +203,8 @@ class Driver:
     def _stop_jobs(self, why: str) -> None:
         """End before the run has ended."""
         if self.error is None:
-            _LOG.warning(
-                "Stopping (%s): jobs have %.0f seconds to end; another signal ends them at once.",
-                why,
-                GRACE_SECONDS,
-            )
+            said = "Stopping (%s): jobs have %.0f seconds to end; another signal ends them at once."
+            _LOG.warning(said, why, GRACE_SECONDS)
         self._end_jobs(GRACE_SECONDS)
         if not self._has_ended():  # The last ones may have succeeded in that time.
             self._record({"e": "stop", "why": why})
@@ -221,11 +217,7 @@ class Driver:
         self._journal.sync()  # Before a node writes of a job of which the driver's journal does not know.
         _LOG.info("%s.", payload_is_known(payload))
         if self._supplies is not None:
-            if not self._supplies.suffice():
-                self._backend.close()
-                self._supplies.renew()
-                self._backend = self._supplies.backend()
-                self._backend.start(self._completed)
+            self._backend = sufficient(self._supplies, self._backend, self._completed)
             self._maker = self._supplies.maker()
 
     def _hand_out(self) -> None:
@@ -256,8 +248,8 @@ class Driver:
                     self._completed(task, {"lost": "the driver was stopped before it was handed out"})
 
     def _limits_of(self, job: int) -> tuple[str, ...]:
-        fields = self._fields(job)
-        return self._limits.names(fields.get("concurrency_limit"), fields.get("category"))
+        get = self._fields(job).get
+        return self._limits.names(get("concurrency_limit"), get("category"))
 
     def _completed(self, task: Task, result: dict[str, Any]) -> None:
         """Note a result; called by the backend in any thread."""
@@ -316,14 +308,7 @@ class Driver:
         aborts = code == fields.get("abort_on_value") and "lost" not in result
         if aborts:
             decision = replace(decision, retry=False, memory=None)
-        event = {"e": "fail", "j": job, "exit": code, "why": decision.why, "retry": decision.retry}
-        event["charged"] = decision.charged
-        event["lost"] = "lost" in result
-        if decision.memory:
-            event["memory"] = decision.memory
-        if aborts:
-            event["abort"] = True
-        self._record(event)
+        self._record(failure_event(job, code, decision, lost="lost" in result, aborts=aborts))
         if aborts:
             self._abort(job, code)
             return
@@ -337,11 +322,8 @@ class Driver:
     def _abort(self, job: int, code: int) -> None:
         """End the run as BPS's abortOnValue has it (DAGMan's ABORT-DAG-ON)."""
         value = self._fields(job).get("abort_return_value")
-        name = self.state.plan.job(job).name
-        self.error = RunAbortedError(
-            f"Job {name} ended with exit code {code}, which aborts the run",
-            code if value is None else int(value),
-        )
+        said = f"Job {self.state.plan.job(job).name} ended with exit code {code}, which aborts the run"
+        self.error = RunAbortedError(said, code if value is None else int(value))
         _LOG.error("%s.", self.error.message)
         self._cancel()
 
@@ -388,10 +370,9 @@ class Driver:
             self._journal.sync()
 
     def _heed_requests(self) -> None:
-        if not take_cancel_request(self._paths.cancel_request) or self.state.cancelled:
-            return
-        _LOG.info("The run is being cancelled.")
-        self._cancel()
+        if take_cancel_request(self._paths.cancel_request) and not self.state.cancelled:
+            _LOG.info("The run is being cancelled.")
+            self._cancel()
 
     def _end_jobs(self, grace: float, *, record: bool = True) -> None:
         """End the jobs that run, and wait until they have ended."""

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from ..plan.plan import Plan, PlanPart
 from ..run.state import RunState
-from .tasks import Backend, Maker
+from .tasks import Backend, Completed, Maker
 
-__all__ = ["Supplies", "checked", "look_for_payload", "payload_is_known"]
+__all__ = ["Supplies", "checked", "look_for_payload", "payload_is_known", "sufficient"]
 
 
 class Supplies(Protocol):
@@ -83,3 +83,29 @@ def payload_is_known(payload: PlanPart) -> str:
         Words without a full stop.
     """
     return f"The workflow has been prepared: {payload.jobs} more job{'s' if payload.jobs != 1 else ''}"
+
+
+def sufficient(supplies: Supplies, backend: Backend, completed: Completed) -> Backend:
+    """Return a backend that runs all jobs of the plan, started.
+
+    Parameters
+    ----------
+    supplies : `Supplies`
+        What the jobs run with.
+    backend : `Backend`
+        The one that there is; it is closed where it does not suffice.
+    completed : `~collections.abc.Callable`
+        What is called with the result of each task.
+
+    Returns
+    -------
+    backend : `Backend`
+        The same or another one.
+    """
+    if supplies.suffice():
+        return backend
+    backend.close()
+    supplies.renew()
+    backend = supplies.backend()
+    backend.start(completed)
+    return backend

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..node.records import CANNOT_EXECUTE, NOT_FOUND
 
-__all__ = ["Decision", "decide"]
+__all__ = ["Decision", "decide", "failure_event"]
 
 MOST_LOSSES = 10
 """Attempts of one job that may be lost with a worker or node in one
@@ -114,3 +114,31 @@ def _grown(fields: Mapping[str, Any], memory: int | None, most: float | None) ->
         return None
     grown = math.ceil(memory * multiplier)
     return min(grown, limit) if limit else grown
+
+
+def failure_event(job: int, code: int, decision: Decision, *, lost: bool, aborts: bool) -> dict[str, Any]:
+    """Return what the driver's journal has of an attempt that did not succeed.
+
+    Parameters
+    ----------
+    job, code : `int`
+        Number of the job, and its exit code.
+    decision : `Decision`
+        What follows.
+    lost : `bool`
+        Whether nobody saw its end.
+    aborts : `bool`
+        Whether the run ends with it.
+
+    Returns
+    -------
+    event : `dict`
+        The event.
+    """
+    event = {"e": "fail", "j": job, "exit": code, "why": decision.why, "retry": decision.retry}
+    event |= {"charged": decision.charged, "lost": lost}
+    if decision.memory:
+        event["memory"] = decision.memory
+    if aborts:
+        event["abort"] = True
+    return event
