@@ -364,7 +364,8 @@ def test_sections(tmp_path: Path) -> None:
     """Each label's requests are in the section in which BPS looks for them,
     whatever the label is; what was asked for is beside them.
     """
-    labels = ("isr", "perVisit", "finalJob", "customJob", "no", "a: b #c", "12")
+    top = ("finalJob", "customJob", "buildQuantumGraph", "preparePayloadWorkflow")
+    labels = ("isr", "perVisit", *top, "no", "a: b #c", "12")
     run = Measured(tmp_path, [line for label in labels for line in jobs(1, label, request_memory=2048)])
     for job in range(len(labels)):
         run.ok(job, 1)
@@ -373,8 +374,7 @@ def test_sections(tmp_path: Path) -> None:
     assert suggested(run, config) == {
         "pipetask": dict.fromkeys(("isr", "no", "a: b #c", "12"), requests),
         "cluster": {"perVisit": requests},
-        "finalJob": requests,
-        "customJob": requests,
+        **dict.fromkeys(top, requests),
     }
     text = snippet("r", run.view().usage, section_finder(BpsConfig(config)))
     assert "    # 1 measured: up to 1 MB and 1.0 minutes\n" in text

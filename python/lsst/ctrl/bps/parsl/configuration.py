@@ -19,11 +19,15 @@ from .files import PRIVATE, read_file, storage_errors, write_atomic
 from .paths import SubmitPaths
 
 __all__ = [
+    "CONTROL_JOBS",
     "get_bps_config_value",
     "get_workflow_filename",
     "get_workflow_name",
     "set_parsl_logging",
 ]
+
+CONTROL_JOBS = ("buildQuantumGraph", "preparePayloadWorkflow")
+"""Labels of the jobs of bpsBatchSubmission, which are names of sections at the top level."""
 
 T = TypeVar("T")
 

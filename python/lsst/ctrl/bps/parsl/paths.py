@@ -89,8 +89,8 @@ class SubmitPaths:
         return self.directory / f"payload-{token}.jsonl"
 
     def unattached_payloads(self) -> list[Path]:
-        """Return what attempts of that job have written and not put into its place."""
-        return sorted(self.directory.glob("payload-*.jsonl"))
+        """Return what attempts of that job have written and not put into its place, whole or not."""
+        return sorted(self.directory.glob("payload-*"))
 
     @property
     def config(self) -> Path:

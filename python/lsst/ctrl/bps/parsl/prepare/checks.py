@@ -13,11 +13,11 @@ from typing import Any
 
 from lsst.ctrl.bps import GenericWorkflowJob
 
+from ..configuration import CONTROL_JOBS
 from ..job import get_file_paths, job_command, other_command
 from ..plan.command import LONGEST_WORD, bash_text, fill_in_attempt
 from ..site import SiteConfig
 from .flatten import Node
-from .lazy import CONTROL_JOBS
 
 __all__ = ["as_number", "check_jobs", "queue_warnings"]
 

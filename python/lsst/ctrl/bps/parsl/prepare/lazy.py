@@ -16,10 +16,7 @@ from ..plan.plan import Plan
 if TYPE_CHECKING:
     from .flatten import Node
 
-__all__ = ["CONTROL_JOBS", "is_for_live_run", "is_lazy", "lazy_complaints"]
-
-CONTROL_JOBS = ("buildQuantumGraph", "preparePayloadWorkflow")
-"""Labels of the jobs that come before the others, and names of their sections in BPS's YAML."""
+__all__ = ["is_for_live_run", "is_lazy", "lazy_complaints"]
 
 
 def is_lazy(node: GenericWorkflowNode) -> bool:

@@ -115,9 +115,6 @@ def _remove_others(paths: SubmitPaths) -> None:
     with storage_errors(paths.payload, "read the plan"), open(paths.payload, "rb") as stream:
         kept = paths.payload_environments(json.loads(stream.readline()))
     for path in paths.unattached_payloads():
-        with suppress(OSError):
-            path.unlink()
-    for path in paths.directory.glob("payload-*.environments.json"):
         if path != kept:
             with suppress(OSError):
                 path.unlink()

@@ -14,6 +14,7 @@ from lsst.daf.butler import Config
 
 from lsst.ctrl.bps import BpsConfig
 
+from ..configuration import CONTROL_JOBS
 from .distribution import Distribution
 from .usage import HIGH_PERCENTILE, LabelUsage
 
@@ -44,7 +45,7 @@ FAR_MINUTES = 60
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
-_TOP = ("finalJob", "customJob")
+_TOP = ("finalJob", "customJob", *CONTROL_JOBS)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def section_finder(config: BpsConfig) -> Callable[[str], tuple[str, ...]]:
     Notes
     -----
     BPS looks for a cluster's settings in ``cluster.<label>``, for those of
-    the jobs that it adds in ``finalJob`` and ``customJob``, and for all others
+    the jobs that it adds in ``finalJob``, ``customJob``, ``buildQuantumGraph``
+    and ``preparePayloadWorkflow``, and for all others
     in ``pipetask.<label>``.
     """
     content = Config(config).toDict()
