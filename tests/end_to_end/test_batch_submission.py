@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -345,18 +346,15 @@ def test_from_python(tiny: Sandbox) -> None:
 @pytest.mark.slow
 def test_bps_without_it(tiny: Sandbox) -> None:
     """The key is unknown to BPS, and nothing changes."""
-    init = "pipetask: {pipetaskInit: {runQuantumCommand: /bin/true}}"
-    text = write(tiny, "runQuantumCommand: /bin/true", init)
-    done = tiny.bps("submit", text).succeeded()
+    done = tiny.bps("submit", quick(tiny)).succeeded()
+    assert len(tiny.steps("end")) == 8
     assert [name for name in job_names(submit_path_of(done.stdout)) if name in CONTROL] == []
 
 
 @needs_batch_submission
 @pytest.mark.slow
 def test_on_workers(tiny: Sandbox) -> None:
-    """With HighThroughputExecutor, whose workers run the two jobs and then the others; killed with the jobs
-    added and nobody knowing, it goes on.
-    """
+    """With HighThroughputExecutor, whose workers run the two jobs and then the others, in one session."""
     tiny.env["PYTHONPATH"] += f":{TINYCAM.parent.parent}"
     config = quick(tiny)
     text = (tiny.path / config).read_text()
@@ -364,14 +362,10 @@ def test_on_workers(tiny: Sandbox) -> None:
     assert local in text
     own = "    class: end_to_end.workers.Workers\n    workers: 2\n    environment: true\n"
     (tiny.path / config).write_text(text.replace(local, own))
-    tiny.hold("added")
-    driver, run_id, submit_path = submitted(tiny, config)
-    wait_until(has_begun(tiny, "added"), "the jobs are added")
-    driver.kill()
-    tiny.assert_nothing_runs(30)
-    tiny.let_go("added")
-    tiny.bps("restart", "--id", run_id).succeeded()
-    assert_done_once(submit_path, CONTROL)
-    ended = Counter(tiny.steps("end"))
-    assert len(ended) == STEPS
-    assert ended["build"] == ended["final"] == 1
+    driver, _, submit_path = submitted(tiny, config)
+    driver.finish(120).succeeded()
+    assert_done_once(submit_path)
+    assert len(events_of_kind(submit_path, "session")) == 1
+    assert len(tiny.steps("end")) == STEPS
+    for left in (tiny.path / "tmp").glob("pymp-*"):
+        shutil.rmtree(left)  # What workers of Parsl's leave that are ended.
