@@ -4,6 +4,7 @@
 #   make demo        reduce a small simulated night with bps
 #   make test        ruff, mypy, the tests but for the slow ones, the documentation: five minutes
 #   make test-all    all tests, also those on a cluster where one is up (make cluster): an hour
+#   make on-cluster  those on the cluster, but for most of the faults
 #   make faults      bring about each fault on the real engines (as root; half an hour)
 #   make compat      install and run with the releases of BPS and Parsl that people have
 #   make benchmark   compare with the released plugin: empty jobs, real quanta
@@ -25,7 +26,7 @@ export PATH := $(BIN):$(PATH)
 # What takes longer than this hangs.
 PYTEST := timeout -k 30 3600 pytest -p no:cacheprovider --dist worksteal
 
-.PHONY: demo test test-all lint types unit slow doc faults on-cluster compat compat-short
+.PHONY: demo test test-all lint types unit slow doc faults other-faults on-cluster compat compat-short
 .PHONY: benchmark benchmark-slurm benchmark-memory benchmark-growth cluster cluster-down clean
 
 demo: $(VENV)/demo.installed
@@ -34,7 +35,7 @@ demo: $(VENV)/demo.installed
 test: lint types unit doc
 	@echo "Left out: slow tests, those on a cluster, and most of the faults. All of them: make test-all"
 
-test-all: lint types unit slow on-cluster doc
+test-all: lint types unit slow on-cluster other-faults doc
 
 lint: $(VENV)/test.installed
 	ruff check .
@@ -53,12 +54,15 @@ slow: $(VENV)/test.installed
 # MARKS chooses among them, such as MARKS=work_queue.
 MARKS := not nothing
 on-cluster: $(VENV)/test.installed
-	$(PYTEST) -n 5 -m '$(MARKS)' tests/cluster
-	$(PYTEST) -n 5 -m '($(MARKS)) and (not quick or on_cluster)' tests/faults
+	$(PYTEST) -n 3 -m '$(MARKS)' tests/cluster
+	$(PYTEST) -n 3 -m '($(MARKS)) and quick and on_cluster' tests/faults
+
+other-faults: $(VENV)/test.installed
+	$(PYTEST) -n 4 -m 'not quick' tests/faults
 
 # The table in the documentation: make faults TABLE=doc/faults.csv
 faults: $(VENV)/test.installed
-	$(PYTEST) -n 5 $(if $(TABLE),--faults-table $(TABLE)) tests/faults
+	$(PYTEST) -n 4 $(if $(TABLE),--faults-table $(TABLE)) tests/faults
 
 doc: $(VENV)/test.installed
 	sphinx-build -W --keep-going -q -b html doc doc/_build/html

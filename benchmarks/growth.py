@@ -97,6 +97,9 @@ class Nodes:
             self._journal.append({**event, **MEASURED, "exit": int(lost)})
             self._completed(task, {"lost": "its worker went away"} if lost else dict(MEASURED))
 
+    def stop_waiting(self) -> None:
+        """Wait for nothing, as ever."""
+
     def check(self) -> None:
         """Find nothing wrong."""
 

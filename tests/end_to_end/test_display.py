@@ -168,7 +168,7 @@ def test_report_blocks(box: Sandbox) -> None:
     assert "\nBlocks in Slurm's queue: 1 runs, 1 waits (Priority).\n" in report.stdout
     assert (box.path / "asked").read_text() == "x\n"
     # A machine without Slurm's commands has the rest of the report.
-    report = box.bps("report", "--id", "run").succeeded()
+    report = box.bps("report", "--id", "run", env={**box.env, "PATH": str(BIN)}).succeeded()
     assert "What the blocks in Slurm's queue do is not known: there is no squeue here.\n" in report.stdout
     assert "TOTAL" in report.stdout
 

@@ -284,6 +284,7 @@ def argv(run: Run, name: str) -> list[list[str]]:
 # Retries.
 
 
+@pytest.mark.slow
 def test_number_of_retries(run: Run) -> None:
     """A job that fails is run again as often as ``numberOfRetries`` says, and no more."""
     assert run.verdicts("retried") == [(3, True), (3, True), (3, False)]
@@ -344,6 +345,7 @@ def test_memory_and_retries(run: Run) -> None:
     assert run.memory("few_retries")[0] == 150
 
 
+@pytest.mark.slow
 def test_memory_after_kill(bench: Bench) -> None:
     """Memory to which a job has grown is kept when the driver is killed."""
     code = 'cd "${0%/*}"; echo "begin $BPS_PARSL_ATTEMPT" >>steps.txt\n'
@@ -703,6 +705,7 @@ def test_command_line_with_butler(make_bench: Callable[[Engine], Bench]) -> None
 # The end: now the whole run is waited for.
 
 
+@pytest.mark.slow
 def test_request_cpus(run: Run) -> None:
     """On Local the CPU requests of the jobs that run at one time add up to at
     most ``cores``; a worker takes one job whatever it asks for.

@@ -145,6 +145,7 @@ ORDER = [
 ]
 
 
+@pytest.mark.slow
 def test_nodes_of_all_kinds(bench: Bench) -> None:
     """Noop nodes order jobs, run nothing and are not counted. After a failure what
     comes after a noop is pruned, and so is what comes after a group, except that

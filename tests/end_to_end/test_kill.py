@@ -89,6 +89,7 @@ def test_kill(box: Sandbox, moment: str) -> None:
     assert [event["n"] for event in sessions] == [1, 2]
 
 
+@pytest.mark.slow
 def test_kill_at_any_time(box: Sandbox) -> None:
     """Killed five times in a row, at moments that nothing was prepared for:
     in the end every job has succeeded once, and none that had ended ran again.

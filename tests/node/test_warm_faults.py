@@ -66,6 +66,7 @@ def write_modules(directory: Path, number: int, code: str = "") -> list[str]:
     return [f"{'package' * 5}.{'of_modules' * 10}.{name}" for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["", "print('imported')"], ids=["harmless", "one of them prints"])
 def test_thousands_of_modules(made: Callable[..., Sides], tmp_path: Path, code: str) -> None:
     """A job that imports 5,000 modules, more than a socket has room for, teaches its fork server all of them;

@@ -124,6 +124,7 @@ def test_pid_alone_is_no_proof(tmp_path: Path, change: dict[str, object]) -> Non
     lock.release()
 
 
+@pytest.mark.slow
 def test_sign_of_life_tells_of_another_host(tmp_path: Path, elsewhere: Holder) -> None:
     """A driver on another host is alive as long as it touches its file."""
     path = tmp_path / "lock"
