@@ -54,8 +54,7 @@ slow: $(VENV)/test.installed
 # MARKS chooses among them, such as MARKS=work_queue.
 MARKS := not nothing
 on-cluster: $(VENV)/test.installed
-	$(PYTEST) -n 3 -m '$(MARKS)' tests/cluster
-	$(PYTEST) -n 3 -m '($(MARKS)) and quick and on_cluster' tests/faults
+	$(PYTEST) -n 3 -m '($(MARKS)) and (not fault or quick and on_cluster)' tests/cluster tests/faults
 
 other-faults: $(VENV)/test.installed
 	$(PYTEST) -n 4 -m 'not quick' tests/faults

@@ -29,6 +29,7 @@ WORK_QUEUE = {"slurm-work-queue", "local-srun", "local-srun-apart"}
 def pytest_configure(config: pytest.Config) -> None:
     """Name our markers, and have what tests start begin with ordinary signals."""
     config.addinivalue_line("markers", "slow: begins before the others, and is not in make test")
+    config.addinivalue_line("markers", "fault: brings one about")
     config.addinivalue_line("markers", "work_queue: needs Work Queue's Python module")
     # Whoever starts the tests may have these ignored (nohup, a shell's background), and what ignores a
     # signal hands that down. What has a handler does not.
@@ -40,8 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs Work Queue, and leave it out where it is not there, unless CI runs it."""
+    """Mark faults and what needs Work Queue; leave that out where it is not there, unless CI runs it."""
     for item in items:
+        if "faults" in item.path.parts:
+            item.add_marker("fault")
         call = getattr(item, "callspec", None)
         if call is not None and any(str(value) in WORK_QUEUE for value in call.params.values()):
             item.add_marker("work_queue")
