@@ -50,6 +50,7 @@ class Host:
         liveness.HEARTBEAT_SECONDS, liveness.PATIENCE_SECONDS, liveness.WATCH_SECONDS = 0.5, PATIENCE, 2.0
         if self.name:
             mock.patch.object(socket, "gethostname", return_value=self.name).start()
+            mock.patch.object(liveness, "_boot_id", return_value=f"boot of {self.name}").start()
             # It sees no other host's processes.
             mock.patch(f"{make_driver.__module__}.end_leftovers", return_value=0).start()
         if not self.locks:
