@@ -92,7 +92,5 @@ def test_report_of_many(box: Sandbox) -> None:
         done, seconds = timed(*arguments)
         done.succeeded()
         assert "SUCCEEDED" in done.text
-        # On a busy machine importing BPS alone can take more than it should.
-        assert seconds < 3.0 + max(0.0, ordinary - 1.2), (
-            f"{arguments}: {seconds:.1f} s, start-up {ordinary:.1f} s"
-        )
+        # Machines differ: what is compared is what BPS takes for itself.
+        assert seconds < 3.0 * ordinary, f"{arguments}: {seconds:.1f} s, start-up {ordinary:.1f} s"

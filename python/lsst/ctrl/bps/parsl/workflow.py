@@ -28,6 +28,7 @@ from .report.summary import Table, print_end, print_requests, status_table
 from .report.view import RunView
 from .run.liveness import RunLock, ask_to_cancel, is_asked, living_holder, withdraw
 from .run.registry import Registry, register_run
+from .run.replay import replay
 
 if TYPE_CHECKING:
     import parsl.config
@@ -318,7 +319,9 @@ class ParslWorkflow(BaseWmsWorkflow):
         deadline = time.monotonic() + CANCEL_SECONDS
         while time.monotonic() < deadline:
             if not is_asked(paths.cancel_request):
-                finals = any(template.final for template in Plan(paths.plan).templates)
+                plan = Plan(paths.plan)
+                replay(plan, paths, live=True)  # Which adds what a job has added to the run.
+                finals = any(template.final for template in plan.templates)
                 still = "; its final job still runs" if finals else ""
                 return f"The driver on {holder} ends the jobs of {self.name}{still}."
             if living_holder(paths.lock) is None:

@@ -263,11 +263,12 @@ class RunState:
             self._set(event["j"], JobState.RUNNING)
 
     def _on_end(self, event: dict[str, Any]) -> None:
-        # What a failure means is for the driver to say. A success counts also
-        # where the driver had given the job up, or the run has ended since.
-        if self._is_current(event) and event["exit"] == 0 and self.states[event["j"]] != JobState.SUCCEEDED:
-            self.recovered.append(event["j"])
-            self._end(event["j"], JobState.SUCCEEDED)
+        # A failure is for the driver to say. A success counts also where the driver had given the job up.
+        job = event["j"]  # The lazy one is there to add others.
+        good = event["exit"] == 0 and (job != self.plan.lazy_job or self.plan.payload_path.exists())
+        if self._is_current(event) and good and self.states[job] != JobState.SUCCEEDED:
+            self.recovered.append(job)
+            self._end(job, JobState.SUCCEEDED)
 
     def _is_current(self, event: dict[str, Any]) -> bool:
         """Tell an attempt that is going on from one of an earlier driver."""
