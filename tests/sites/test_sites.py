@@ -506,9 +506,10 @@ def test_seed_says_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.records == []
 
 
-def test_seed_parsl_config_work_queue(with_work_queue: None) -> None:
+def test_seed_parsl_config_work_queue(tmp_path: Path, with_work_queue: None) -> None:
     """The block of gen3_workflow: Work Queue on ten nodes of the allocation, with monitoring."""
-    config = load(SEEDS / "nersc_work_queue.yaml")
+    # Its database's directory is made.
+    config = load(SEEDS / "nersc_work_queue.yaml", submitPath=str(tmp_path))
     (executor,) = executors_of(config)
     assert executor.provider.nodes_per_block == 10
     assert isinstance(executor.provider.launcher, SrunLauncher)
