@@ -540,12 +540,12 @@ def test_seed_csd3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_work_qu
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("requestMemory: 2048\n")
     monkeypatch.setenv("GEN3_WORKFLOW_DIR", str(tmp_path))
-    (executor,) = executors_of(load(SEEDS / "csd3.yaml"))
+    (executor,) = executors_of(load(SEEDS / "csd3.yaml", submitPath=str(tmp_path)))
     assert executor.provider.nodes_per_block == 10
     assert "--memory=90000" in shlex.split(executor.worker_options)
 
 
-def test_seed_parsl_config_of_a_script(with_work_queue: None) -> None:
+def test_seed_parsl_config_of_a_script(tmp_path: Path, with_work_queue: None) -> None:
     """The mapping that scripts give to ``ParslGraph.restore`` is a block like others."""
     block = {
         "retries": 1,
@@ -555,7 +555,7 @@ def test_seed_parsl_config_of_a_script(with_work_queue: None) -> None:
         "nodes_per_block": 10,
         "worker_options": "--memory=87000",
     }
-    config = BpsConfig({"submitPath": "/runs/x", "uniqProcName": "u_me_x", "parsl_config": block})
+    config = BpsConfig({"submitPath": str(tmp_path), "uniqProcName": "u_me_x", "parsl_config": block})
     (executor,) = executors_of(config)
     assert "--memory=87000" in shlex.split(executor.worker_options)
 
