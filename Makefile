@@ -46,10 +46,11 @@ types: $(VENV)/test.installed
 
 unit: $(VENV)/test.installed
 	$(PYTEST) -n 2 -m 'not slow' --ignore tests/cluster --ignore tests/faults tests
-	$(PYTEST) -n 2 -m 'quick and not on_cluster' tests/faults
+	$(PYTEST) -n 2 -m 'quick and not slow and not on_cluster' tests/faults
 
 slow: $(VENV)/test.installed
 	$(PYTEST) -n 2 -m slow --ignore tests/cluster --ignore tests/faults tests
+	$(PYTEST) -n 2 -m 'quick and slow and not on_cluster' tests/faults
 
 # MARKS chooses among them, such as MARKS=work_queue.
 MARKS := not nothing

@@ -30,6 +30,7 @@ WORK_QUEUE = {"slurm-work-queue", "local-srun", "local-srun-apart"}
 def pytest_configure(config: pytest.Config) -> None:
     """Name our markers, and have what tests start begin with ordinary signals."""
     config.addinivalue_line("markers", "slow: begins before the others, and is not in make test")
+    config.addinivalue_line("markers", "some(n): n of its cases are in make test, the others are slow")
     config.addinivalue_line("markers", "fault: brings one about")
     config.addinivalue_line("markers", "work_queue: needs Work Queue's Python module")
     # Whoever starts the tests may have these ignored (nohup, a shell's background), and what ignores a
@@ -42,17 +43,37 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark faults and what needs Work Queue; leave that out where it is not there, unless CI runs it."""
+    """Mark faults, what is slow, and what needs Work Queue; leave that out where it is not there, unless
+    CI runs it.
+    """
     for item in items:
         if "faults" in item.path.parts:
             item.add_marker("fault")
         call = getattr(item, "callspec", None)
         if call is not None and any(str(value) in WORK_QUEUE for value in call.params.values()):
             item.add_marker("work_queue")
+    _leave_some(items)
     if not _work_queue_is_there() and not os.environ.get("CI"):
         out = [item for item in items if item.get_closest_marker("work_queue")]
         items[:] = [item for item in items if item not in out]
         config.hook.pytest_deselected(items=out)
+
+
+def _leave_some(items: list[pytest.Item]) -> None:
+    """Mark as slow all but some cases of a long table, spread evenly over it."""
+    tables: dict[tuple[object, ...], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("some"):
+            which = (item.path, getattr(item, "originalname", ""), bool(item.get_closest_marker("quick")))
+            tables.setdefault(which, []).append(item)
+    for cases in tables.values():
+        marker = cases[0].get_closest_marker("some")
+        assert marker is not None
+        (wanted,) = marker.args
+        kept = {number * len(cases) // wanted for number in range(wanted)}
+        for number, item in enumerate(cases):
+            if number not in kept:
+                item.add_marker("slow")
 
 
 def _work_queue_is_there() -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from .support import TINYCAM, Sandbox
 from .tinycam.repo import make_repo
-from .workers import ENGINES, Bench, Engine
+from .workers import HTEX, THREADS, Bench, Engine
 
 
 @pytest.hookimpl(trylast=True)
@@ -103,7 +103,7 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[[Engine], Bench]]:
             bench.close()
 
 
-@pytest.fixture(params=ENGINES, ids=str)
+@pytest.fixture(params=[THREADS, pytest.param(HTEX, marks=pytest.mark.slow)], ids=str)
 def bench(request: pytest.FixtureRequest, make_bench: Callable[[Engine], Bench]) -> Bench:
     """A sandbox of a test's own for each engine."""
     return make_bench(request.param)

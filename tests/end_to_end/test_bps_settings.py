@@ -239,6 +239,7 @@ def probed(
         box.close()
 
 
+@pytest.mark.some(1)
 def test_attempt_number_in_commands(probed: Probed) -> None:
     """``{wmsAttemptNum}``, also within another variable, is 1 in the first
     attempt of a quantum's command and 2 after one failure; other variables and
@@ -778,6 +779,7 @@ def test_dollars_in_commands(pipeline: Scripted) -> None:
     assert len(list(there.glob("isr.*"))) == 4
 
 
+@pytest.mark.slow
 def test_commands_beside_the_interpreter(tiny: Sandbox) -> None:
     """``/env/bin/bps submit`` needs no activated environment: the graph is built and the jobs run with what
     stands beside the Python that runs, and warm start knows it.

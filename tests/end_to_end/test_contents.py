@@ -338,6 +338,7 @@ def test_command_cannot_start(box: Sandbox, command: str, code: int) -> None:
     assert str(code) in report.stdout[report.stdout.index("INFRASTRUCTURE ERROR COUNT") :]
 
 
+@pytest.mark.slow
 def test_memory_grows(box: Sandbox) -> None:
     """A job that is killed with signal 9 gets more memory at each attempt, up
     to the most it may have, and is then given up.

@@ -59,6 +59,7 @@ def adapted(pipeline: Scripted, name: str, **more: Any) -> Path:
     return path
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", SAID)
 def test_files_of_users(pipeline: Scripted, name: str) -> None:
     """With a site class, the file runs; one line says which keys have no effect, and what to use."""

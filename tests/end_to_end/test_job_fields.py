@@ -25,7 +25,7 @@ from lsst.ctrl.bps.parsl import ParslJob
 from lsst.ctrl.bps.parsl.errors import WorkflowError
 
 from .support import SERVICE, Step, events_of_kind, wait_until
-from .workers import ENGINES, HTEX, THREADS, Bench, Engine, Run
+from .workers import HTEX, THREADS, Bench, Engine, Run
 
 OUTSIDE = "out side $x; *"
 VALUE = "$HOME 'x' \"y\"; touch ran"
@@ -269,7 +269,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Engine]
             bench.close()
 
 
-@pytest.fixture(params=ENGINES, ids=str)
+@pytest.fixture(params=[THREADS, pytest.param(HTEX, marks=pytest.mark.slow)], ids=str)
 def run(request: pytest.FixtureRequest, runs: Callable[[Engine], Run]) -> Run:
     """The run of each engine."""
     return runs(request.param)

@@ -207,6 +207,7 @@ def test_next_group_waits(make_bench: Callable[[Engine], Bench]) -> None:
     assert bench.steps("end") == ["slow", "next"]
 
 
+@pytest.mark.some(1)
 def test_cancel(bench: Bench) -> None:
     """After ``bps cancel`` the final workflow runs in its order, and what had not
     ended is DELETED.
@@ -225,6 +226,7 @@ def test_cancel(bench: Bench) -> None:
     assert counts(bench, "TOTAL") == {"SUCCEEDED": 4, "DELETED": 2, "EXPECTED": 6}
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("engine", "value", "code"),
     [(THREADS, None, 42), (THREADS, 0, 0), (THREADS, 99, 99), (HTEX, 99, 99)],

@@ -57,6 +57,7 @@ def restart_elsewhere(box: Sandbox, submit_path: Path, timeout: float = 120.0) -
     )
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("moment", ["first", "s00", "s12", "s32", "final"])
 def test_kill(box: Sandbox, moment: str) -> None:
     """Killed while a certain job runs: its jobs end within seconds; report and
@@ -119,6 +120,7 @@ def _reached(box: Sandbox, milestone: int) -> bool:
     return len(set(box.steps("end"))) >= milestone
 
 
+@pytest.mark.slow
 def test_jobs_end_with_the_driver(box: Sandbox) -> None:
     """Jobs that ignore SIGTERM, and their children, end within seconds of the
     driver; a process that left the job's process group ends with the restart.
@@ -186,6 +188,7 @@ def test_two_drivers_at_once(box: Sandbox) -> None:
     assert box.steps("begin") == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_torn_journal(box: Sandbox) -> None:
     """Lines cut short by a crash, of the driver and of a node, are no
     obstacle: the restart skips them.
@@ -205,6 +208,7 @@ def test_torn_journal(box: Sandbox) -> None:
     assert dict(succeeded) == dict.fromkeys([step.name for step in STEPS], 1)
 
 
+@pytest.mark.slow
 def test_rebooted_and_moved_registry(box: Sandbox) -> None:
     """A lock that an earlier boot of this host left, with the process id of a
     living process, holds nobody up; nor does a lost registry.

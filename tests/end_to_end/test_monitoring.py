@@ -6,9 +6,12 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
+import pytest
+
 from .support import Sandbox, Step
 
 
+@pytest.mark.slow
 def test_monitoring_database(box: Sandbox) -> None:
     """There is a task for each attempt, by the name of its label, with the paths of its output; failures
     are failures; and the workflow has the name that people know.

@@ -85,6 +85,7 @@ def assert_counts(pipeline: Scripted, run_id: str, **expected: dict[str, int]) -
         assert total == sum(table[label][state] for label in sizes), state
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("implementation", ["group", "noop"])
 def test_in_sorted_order(pipeline: Scripted, implementation: str) -> None:
     """Quanta of a detector run together, when those of the detector before
@@ -119,6 +120,7 @@ def test_in_sorted_order(pipeline: Scripted, implementation: str) -> None:
     assert_counts(pipeline, run_id_of(done.stdout))
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("changes", "pruned"),
     [
@@ -165,6 +167,7 @@ def test_failure_in_the_first_group(
     assert_counts(pipeline, run_id)
 
 
+@pytest.mark.slow
 def test_failure_before_all_groups(pipeline: Scripted) -> None:
     """Where what all groups wait for fails, a group that does not block is no
     reason for the next one to run: all of them are pruned, and are whole again
@@ -182,6 +185,7 @@ def test_failure_before_all_groups(pipeline: Scripted) -> None:
     assert_counts(pipeline, run_id)
 
 
+@pytest.mark.slow
 def test_groups_with_an_order_within(pipeline: Scripted) -> None:
     """A group of all that a dataset depends on keeps the order within itself.
     What fails in it prunes what needs it there, and in time what waits for the

@@ -220,6 +220,7 @@ pipetask:
     return path
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("when", ["ALWAYS", "SUCCESS", "NEVER"])
 def test_when_run(tiny: Sandbox, quick: Path, when: str) -> None:
     """The final job runs as ``finalJob.whenRun`` says: after a failure, after
@@ -237,6 +238,7 @@ def test_when_run(tiny: Sandbox, quick: Path, when: str) -> None:
     assert when == "NEVER" or ended[-1] == "final"
 
 
+@pytest.mark.slow
 def test_prepare_then_start(tiny: Sandbox, quick: Path) -> None:
     """``bps prepare`` runs nothing, leaves a run that is READY, and says in
     report and status how to start it; ``bps restart`` does.
@@ -254,6 +256,7 @@ def test_prepare_then_start(tiny: Sandbox, quick: Path) -> None:
     assert SERVICE in quick.read_text()
 
 
+@pytest.mark.slow
 def test_submitted_elsewhere(tiny: Sandbox, quick: Path) -> None:
     """Nothing that we make can be written by others, whatever the umask, and
     what holds environments is for the owner alone.

@@ -112,6 +112,7 @@ def test_cancel_aside(box: Sandbox) -> None:
     assert box.steps("end") == ["a", "final", "b", "final"]
 
 
+@pytest.mark.slow
 def test_other_process(box: Sandbox) -> None:
     """``ParslWorkflow.read`` restores a run in another process, by its id or
     submit path, and can run it.
@@ -133,6 +134,7 @@ def test_other_process(box: Sandbox) -> None:
         ParslWorkflow.read("nothing")
 
 
+@pytest.mark.slow
 def test_abandoned_process(box: Sandbox) -> None:
     """A program that comes to its end while its run goes on in a thread waits
     for it, or says that it did not and how to resume; and no job is lost.

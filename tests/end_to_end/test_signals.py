@@ -107,6 +107,7 @@ def test_cancel(box: Sandbox) -> None:
     assert Counter(box.steps("end")) == expected + Counter(final=1)
 
 
+@pytest.mark.slow
 def test_cancel_stubborn_job(box: Sandbox) -> None:
     """A job that ignores SIGTERM does not keep a run from being cancelled."""
     box.prepare([Step("stubborn", executable="/bin/sh", arguments=STUBBORN)], final=FINAL)

@@ -51,6 +51,7 @@ def usage_rows(text: str) -> dict[str, list[str]]:
     return rows
 
 
+@pytest.mark.slow
 def test_known_memory(box: Sandbox) -> None:
     """``bps report --id`` shows for each label the memory that its jobs used,
     of what they asked for, and ``bps submit`` ends with the requests of those
@@ -95,6 +96,7 @@ def pipeline(tiny: Sandbox) -> Scripted:
     return make_scripted(tiny)
 
 
+@pytest.mark.slow
 def test_pasted_requests_are_taken(pipeline: Scripted) -> None:
     """What `ParslWorkflow.suggest_requests` returns, put into BPS's YAML, is
     what the jobs of the next run ask for: those of tasks, of clusters, and the

@@ -182,6 +182,7 @@ def test_ping(runs: Runs) -> None:
     assert "Ping successful" in ping.text
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "arguments", [("report", "--hist", "1"), ("report", "--id", "fail"), ("status", "--id", "succ")]
 )
@@ -207,6 +208,7 @@ def test_import_does_not_load_parsl(runs: Runs) -> None:
     assert sys.modules["lsst.ctrl.bps.parsl"]
 
 
+@pytest.mark.slow
 def test_submitcmd(box: Sandbox) -> None:
     """``bps submitcmd`` runs one command with its input and output files."""
     script = box.path / "sort.sh"

@@ -123,8 +123,7 @@ class Engine:
         return {"class": f"{__name__}.Lanes", "workers": int(self.name != "threads"), "notes": str(notes)}
 
 
-ENGINES = (Engine("threads"), Engine("htex"))
-THREADS, HTEX = ENGINES
+THREADS, HTEX = Engine("threads"), Engine("htex")
 
 _TELL = """\
 import json, os, signal, sys

@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Name our markers."""
     for marker in (
-        "quick: also in make test",
+        "quick: also in make test, or where it is slow, in make slow",
         "on_cluster: needs the cluster",
         "with_gcc: needs the library that has calls fail",
         "as_root: needs root",

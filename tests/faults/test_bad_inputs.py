@@ -62,6 +62,7 @@ NUMBERS = [
 ]
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_site(box: Sandbox, matrix: Matrix, number: int) -> None:
     """A wrong setting of a site is named with its value and what is wanted."""
@@ -73,6 +74,7 @@ def test_site(box: Sandbox, matrix: Matrix, number: int) -> None:
     clean(box, before, matrix, "wrong setting of a site")
 
 
+@pytest.mark.some(8)
 @pytest.mark.quick
 @pytest.mark.parametrize("number", range(len(TOP)), ids=lambda n: TOP[n][0][:24])
 def test_top(box: Sandbox, matrix: Matrix, number: int) -> None:
@@ -86,6 +88,7 @@ def test_top(box: Sandbox, matrix: Matrix, number: int) -> None:
     clean(box, before, matrix, "wrong setting of the whole")
 
 
+@pytest.mark.some(8)
 @pytest.mark.quick
 @pytest.mark.parametrize("name", FLOWS)
 def test_workflow(box: Sandbox, matrix: Matrix, name: str) -> None:
@@ -116,6 +119,7 @@ def test_command_that_cannot_start(box: Sandbox, matrix: Matrix, name: str) -> N
 VERBS = ("report", "status", "cancel", "restart")
 
 
+@pytest.mark.some(4)
 @pytest.mark.quick
 @pytest.mark.parametrize("name", IDS)
 def test_id(box: Sandbox, matrix: Matrix, name: str) -> None:
@@ -189,6 +193,7 @@ STATES = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.quick
 @pytest.mark.parametrize("name", STATES)
 def test_state_directory(box: Sandbox, matrix: Matrix, name: str) -> None:

@@ -47,6 +47,7 @@ def victim(bench: Bench, driver: Running, what: str) -> psutil.Process:
     return min(found, key=lambda process: process.create_time())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

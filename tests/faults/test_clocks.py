@@ -78,6 +78,7 @@ def end(bench: Bench, driver: Running) -> None:
     assert not re.search(r"(?<![\w.-])-\d", report), "a negative time"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["threads", pytest.param("htex", marks=pytest.mark.quick)])
 @directions
 def test_driver(

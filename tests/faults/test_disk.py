@@ -70,6 +70,7 @@ def test_driver(make_bench: Callable[[Engine], Bench], matrix: Matrix, library: 
     matrix.check(f"{errno.errorcode[fault.error]}: {what.partition(',')[0]}", bench)
 
 
+@pytest.mark.slow
 @pytest.mark.quick
 @pytest.mark.parametrize("name", ["threads", "htex"])
 def test_full_journal_while_jobs_run(

@@ -91,6 +91,7 @@ def test_killed(make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str
     matrix.check(f"{which} killed", bench)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "which"), CASES)
 def test_stopped(make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str, which: str) -> None:

@@ -282,6 +282,7 @@ SETTINGS = [*((case, key) for case, key in SETTINGS if case != "local"), ("slurm
 FEW = ("slurm_two_nodes", "slurm_work_queue", "pbspro", "lsf", "torque", "local_srun_work_queue")
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("case", "key"),
     [pytest.param(*pair, marks=[pytest.mark.quick] if pair[0] in FEW[:1] else []) for pair in SETTINGS],

@@ -226,6 +226,7 @@ MISCHIEF = {
 """What a job may do besides its work."""
 
 
+@pytest.mark.some(1)
 @pytest.mark.quick
 @on_engines("threads", "htex", "slurm")
 def test_mischief(make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str) -> None:
@@ -294,6 +295,7 @@ OUTPUTS = {
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+@pytest.mark.some(1)
 @pytest.mark.quick
 @pytest.mark.parametrize("name", ["threads", "htex"])
 def test_output_that_is_not_text(make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str) -> None:

@@ -159,6 +159,7 @@ class Planted:
 DANGLING = pytest.mark.parametrize("dangling", [True, False], ids=["to nowhere", "to another user's"])
 
 
+@pytest.mark.some(4)
 @pytest.mark.as_root
 @pytest.mark.quick
 @pytest.mark.parametrize("file", LATER)
@@ -263,6 +264,7 @@ PICKLES = (
 INSTEAD = ("parsl/plan.jsonl", "parsl/config.yaml", "parsl/environment.json", "parsl/driver.lock")
 
 
+@pytest.mark.some(2)
 @pytest.mark.quick
 @pytest.mark.parametrize("file", ["beside", *INSTEAD, "parsl/journal/driver.jsonl", "parsl/pilots.jsonl"])
 def test_pickle_is_never_loaded(box: Sandbox, matrix: Matrix, file: str) -> None:

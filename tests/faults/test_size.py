@@ -52,6 +52,7 @@ def test_size(box: Sandbox, matrix: Matrix, shape: str) -> None:
     matrix.add(SAID[shape], "threads" if result["real"] else "fake")
 
 
+@pytest.mark.slow
 @pytest.mark.quick
 def test_chain_of_real_jobs(box: Sandbox, matrix: Matrix) -> None:
     """The first job of a chain of 20,000 fails: `bps` says so in seconds, and of a restart, too."""

@@ -48,6 +48,7 @@ def run(shared_box: Sandbox) -> Run:  # noqa: F811  # It is the fixture.
     return make_run(shared_box, "run", killed=True)
 
 
+@pytest.mark.some(2)
 @pytest.mark.quick
 @pytest.mark.parametrize("name", OWN)
 def test_cut(run: Run, matrix: Matrix, name: str) -> None:
@@ -63,6 +64,7 @@ def test_cut(run: Run, matrix: Matrix, name: str) -> None:
     take_down(matrix, f"{name} is cut in its last record", wrong, len(sizes))
 
 
+@pytest.mark.some(2)
 @pytest.mark.quick
 @pytest.mark.parametrize("name", OWN)
 def test_zeros(run: Run, matrix: Matrix, name: str) -> None:
@@ -81,6 +83,7 @@ def test_zeros(run: Run, matrix: Matrix, name: str) -> None:
     take_down(matrix, f"{name} has zeros at its end", wrong, tries)
 
 
+@pytest.mark.some(1)
 @pytest.mark.quick
 @pytest.mark.parametrize("name", TRUSTED)
 def test_flipped_bit(run: Run, matrix: Matrix, name: str) -> None:
@@ -306,6 +309,7 @@ def cut_after_session(path: Path) -> None:
     path.write_bytes(b"".join(lines[: last + 1]) + bytes(4096))
 
 
+@pytest.mark.some(1)
 @pytest.mark.quick
 @pytest.mark.parametrize("lost", LOST)
 def test_restart_after_loss(box: Sandbox, matrix: Matrix, lost: str) -> None:

@@ -183,6 +183,7 @@ def await_patience(lock: Path) -> None:
     wait_until(lambda: time.time() - lock.stat().st_mtime > PATIENCE, "no sign of life", 10 * PATIENCE)
 
 
+@pytest.mark.slow
 @pytest.mark.quick
 def test_stopped_driver_is_taken_over(box: Sandbox, matrix: Matrix) -> None:
     """A driver is stopped for so long that it counts as dead on another host, where the run is

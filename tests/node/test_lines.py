@@ -78,6 +78,7 @@ def test_lines_are_added_all_or_none(stream: int, small_steps: list[int], space:
     assert content(stream) == b"first\nsecond\n"
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("what", PARTS)
 def test_full_disk_is_said(tmp_path: Path, what: str) -> None:
     """Whatever cannot be written whole is an error in words that names the file, and half a line of it

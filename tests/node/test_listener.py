@@ -291,6 +291,7 @@ def test_room_is_that_of_all_workers(pilot: Pilot, what: str) -> None:
 # Who ends, and what of it.
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("starter", [True, False], ids=["that started the runner", "that did not"])
 @pytest.mark.parametrize("code", ["", "trap '' TERM"], ids=["jobs end", "jobs ignore SIGTERM"])
 def test_worker_that_is_killed(pilot: Pilot, starter: bool, code: str) -> None:
@@ -393,6 +394,7 @@ print(json.dumps(run_job(*json.loads(sys.argv[2]))))
 """
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("nested", [False, True], ids=["direct", "below a shell"])
 def test_runner_stays_with_its_task_worker(pilot: Pilot, nested: bool) -> None:
     """Where each task is a process, the runner stays between them, and ends with the process that starts
@@ -479,6 +481,7 @@ def check_own_runners(pilot: Pilot) -> None:
     pilot.close()
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_planted_directory_is_not_used(pilot: Pilot, tmp_path: Path, kind: str) -> None:
     """What is there and not a directory of the user's alone is left as it is; jobs run all the same."""

@@ -698,6 +698,7 @@ client.run(spec)
 """
 
 
+@pytest.mark.slow
 def test_jobs_end_with_a_driver_that_is_killed(node: Node) -> None:
     """``kill -9`` of the driver leaves no runner, no job and no child; the journal has their ends."""
     fifo = node.fifo()

@@ -121,6 +121,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
 # What is measured.
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize(
     ("shape", "amount", "seconds", "expected"),
@@ -146,6 +147,7 @@ def test_peak_memory(node: Node, warm: bool, shape: str, amount: int, seconds: f
     assert end["memory"] == result["memory"]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize("shape", ["burn", "burn in child", "burn in daemon", "burn in daemon that stays"])
 def test_cpu_time(node: Node, warm: bool, shape: str) -> None:
@@ -184,6 +186,7 @@ def test_small_job_is_not_as_large_as_its_runner(node: Node) -> None:
 # What a job may have.
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("shape", "amount", "warm"),
     [
@@ -224,6 +227,7 @@ def test_job_over_its_request_is_ended(node: Node, shape: str, amount: int, warm
     assert [(event["exit"], event["why"]) for event in ends] == [(137, result["why"])]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("enforce", "amount", "memory"),
     [(True, 60, 100), (False, 150, 100), (None, 150, 100), (True, 150, 0)],
@@ -237,6 +241,7 @@ def test_job_is_left_alone(node: Node, shape: str, enforce: bool | None, amount:
     assert (result["exit"], result.get("why")) == (0, None)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("amount", "requests"), [(60, []), (150, [200]), (250, [200, 400])], ids=["60 MB", "150 MB", "250 MB"]
 )
@@ -312,6 +317,7 @@ def check_nobody_left(node: Node, seconds: float) -> None:
     assert left == []
 
 
+@pytest.mark.some(6)
 @left_behind
 @pytest.mark.parametrize("end", ["exit 0", "exit 3", "kill -KILL $$"])
 def test_what_a_job_has_started_ends_with_it(node: Node, kind: str, end: str) -> None:
@@ -322,6 +328,7 @@ def test_what_a_job_has_started_ends_with_it(node: Node, kind: str, end: str) ->
     assert result["exit"] == {"exit 0": 0, "exit 3": 3}.get(end, 137)
 
 
+@pytest.mark.some(2)
 @left_behind
 def test_job_that_is_killed_ends_with_all_that_it_has_started(node: Node, kind: str) -> None:
     """SIGKILL after the time that was given reaches every process of the job, wherever it has gone."""
@@ -358,6 +365,7 @@ def supervisor_of(runner: psutil.Process) -> psutil.Process:
     return found[0]
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("kind", ["child", "own session", "double fork", "double fork in own session"])
 def test_supervisor_that_is_killed(node: Node, kind: str) -> None:
     """Whenever a supervisor is killed, its job is lost, and all of it gone; the runner goes on."""
@@ -397,6 +405,7 @@ def test_two_supervisors_that_are_killed(node: Node) -> None:
     check_nobody_left(node, 1.0)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 @left_behind
 def test_runner_that_is_killed_with_its_driver(node: Node, kind: str, warm: bool) -> None:
@@ -458,6 +467,7 @@ AROUND = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("how", ["runner", "node"])
 @pytest.mark.parametrize(("more", "line"), AROUND.values(), ids=AROUND)
 def test_last_words(node: Node, more: dict[str, str], line: str, how: str) -> None:

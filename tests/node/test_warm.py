@@ -113,6 +113,7 @@ EXITS = {
 }  # fmt: skip
 
 
+@pytest.mark.some(15)
 @pytest.mark.parametrize(("code", "exit"), EXITS.values(), ids=EXITS)
 def test_end(sides: Sides, code: str, exit: int) -> None:
     """Exit code, signal, and what is said about an exception are those of a fresh interpreter."""
@@ -137,6 +138,7 @@ SOURCES = {
 }  # fmt: skip
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("code", SOURCES.values(), ids=SOURCES)
 def test_source(sides: Sides, code: str) -> None:
     """What is wrong in a script is said as ever, each time."""
@@ -233,6 +235,7 @@ FLUSHED = {
 }  # fmt: skip
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize(("code", "out"), FLUSHED.values(), ids=FLUSHED)
 def test_what_happens_at_the_end(sides: Sides, code: str, out: str | None) -> None:
     """What a script leaves to the interpreter's end happens, in the same order."""
@@ -274,6 +277,7 @@ LEFT = {
 }  # fmt: skip
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("code", LEFT.values(), ids=LEFT)
 def test_files_left_open(sides: Sides, tmp_path: Path, code: str) -> None:
     """A file that a script does not close has the same content, and a temporary one is gone."""
@@ -368,6 +372,7 @@ SEEN = {
 }  # fmt: skip
 
 
+@pytest.mark.some(15)
 @pytest.mark.parametrize("code", SEEN.values(), ids=SEEN)
 def test_what_a_script_sees(sides: Sides, code: str) -> None:
     """A script finds itself, its arguments, and its process as a fresh interpreter has them."""
@@ -440,6 +445,7 @@ PROCESSES = {
 }  # fmt: skip
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize("code", PROCESSES.values(), ids=PROCESSES)
 def test_processes_and_threads(sides: Sides, code: str) -> None:
     """A script may have processes and threads of its own, of all kinds."""
@@ -457,6 +463,7 @@ SHEBANGS = {
 }
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("shebang", SHEBANGS.values(), ids=SHEBANGS)
 @pytest.mark.parametrize(
     "code",

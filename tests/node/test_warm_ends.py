@@ -60,6 +60,7 @@ WARM_PREFIXES = {
 }  # fmt: skip
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("prefix", WARM_PREFIXES.values(), ids=WARM_PREFIXES)
 def test_prefix(made: Callable[..., Sides], prefix: str) -> None:
     """What the command prefix sets and says is in each job's process and log."""
@@ -90,6 +91,7 @@ COLD_PREFIXES = {
 }  # fmt: skip
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("prefix", COLD_PREFIXES.values(), ids=COLD_PREFIXES)
 @pytest.mark.parametrize("by_path", [False, True])
 def test_prefix_that_only_bash_can_run(made: Callable[..., Sides], prefix: str, by_path: bool) -> None:

@@ -18,6 +18,7 @@ from support.warm import Sides, made, wait_until
 __all__ = ["made"]
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
 @pytest.mark.parametrize(
     "change",

@@ -75,6 +75,7 @@ DEEDS = {
 }  # fmt: skip
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("code", DEEDS.values(), ids=DEEDS)
 def test_one_job_changes_nothing_for_the_next(sides: Sides, code: str) -> None:
     """Whatever a job does to its process, the next one has a fresh one."""
@@ -229,6 +230,7 @@ except ChildProcessError: print("no child")
 """
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("code", IMPORTS.values(), ids=IMPORTS)
 def test_module_that_does_something_when_it_is_imported(
     made: Callable[..., Sides], tmp_path: Path, code: str
@@ -258,6 +260,7 @@ FATAL = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("code", FATAL.values(), ids=FATAL)
 def test_module_that_ends_the_process(made: Callable[..., Sides], tmp_path: Path, code: str) -> None:
     """A module that ends who imports it ends its job as ever, and no other one."""
@@ -315,6 +318,7 @@ def crossed(made: Callable[..., Sides], tmp_path: Path) -> Sides:
     return sides
 
 
+@pytest.mark.slow
 def test_modules_of_one_name(crossed: Sides, tmp_path: Path) -> None:
     """Each script has the modules of its own directory, whatever was loaded ahead."""
     code = "import helper, user\nprint(helper.WHERE, helper.__file__, user.WHERE)\n"
@@ -346,6 +350,7 @@ CHANGED_PATHS = {
 }  # fmt: skip
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("change", CHANGED_PATHS.values(), ids=CHANGED_PATHS)
 def test_script_that_changes_where_modules_come_from(crossed: Sides, tmp_path: Path, change: str) -> None:
     """A script that has its modules from a place of its own gets those, whatever was loaded ahead."""

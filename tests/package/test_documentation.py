@@ -154,6 +154,7 @@ def class_names() -> set[str]:
     return found
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("name", sites.__all__)
 def test_each_site_has_an_example(name: str, tmp_path: Path) -> None:
     """Each class that comes with the package is used by a YAML; a base class, by a class of the pages."""

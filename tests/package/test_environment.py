@@ -44,6 +44,7 @@ def environment_of_bash(commands: str, environ: dict[str, str] | None = None) ->
     return {name: value for name, _, value in pairs}
 
 
+@pytest.mark.slow
 @given(environ=st.dictionaries(names, values, max_size=6))
 @example(environ={"NOT_UNICODE": "\udcff"})
 def test_exported_values_arrive(environ: dict[str, str]) -> None:
