@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
 from lsst.ctrl.bps.parsl.node.client import RunnerClient
 from node.test_runner import Node, beside
 from node.test_runner import node as node  # a fixture
+from support.warm import wait_until
+
+REFUSED = 20_000
+"""Jobs whose replies are more than a socket takes that nobody reads from."""
 
 
 @pytest.mark.parametrize("how", ["run", "kill"])
@@ -65,3 +72,28 @@ def test_runner_that_ends_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -
     runner.close()
     monkeypatch.setattr(RunnerClient, "_own", lambda self: ours)
     assert set(beside(lambda: node.client.run(node.spec("/bin/true"))).result(20)) == {"lost"}
+
+
+def test_runner_does_not_wait_for_who_does_not_read(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped worker that leaves replies unread keeps no job from its walltime, and gets them all when
+    it goes on.
+    """
+    begin_reading, serve = threading.Event(), RunnerClient._serve
+
+    def serve_later(client: RunnerClient) -> None:
+        begin_reading.wait()
+        serve(client)
+
+    monkeypatch.setattr(RunnerClient, "_serve", serve_later)
+    node.client._send({"kill": 0, "upto": REFUSED})
+    _, fifo = node.begin_held(n=REFUSED + 1, walltime=0.1)
+    keys = [f"{number}.1" for number in range(100, 100 + REFUSED)]
+    refused = {key: Future[dict[str, Any]]() for key in keys}
+    node.client._waiting |= refused
+    for number, key in enumerate(keys):
+        node.client._send({"n": number, "key": key, "j": number, "a": 1})
+    try:
+        wait_until(lambda: [event for event in node.events() if event["e"] == "end"], 60)
+    finally:
+        begin_reading.set()
+    assert {str(future.result(60)["lost"]) for future in refused.values()} == {"ended before it was started"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from typing import Any
 
 from .lines import Lines
@@ -17,6 +18,9 @@ THREADS = "OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THRE
 one for each core of the node, whatever the job has asked for. HTCondor sets
 the same (``STARTER_NUM_THREADS_ENV_VARS``)."""
 
+LAST_WORDS = 1.0
+"""Seconds that the other end has to read what is left at the end."""
+
 
 class Connection:
     """Requests from one process, and replies to it.
@@ -28,7 +32,10 @@ class Connection:
     """
 
     def __init__(self, connected: socket.socket) -> None:
+        # Nobody else's jobs wait for one who is stopped and does not read.
+        connected.setblocking(False)
         self._socket = connected
+        self._unsent = bytearray()
         self._lines = Lines(connected)
         self._replies: list[dict[str, Any]] = []
         self.setup: dict[str, Any] = {}
@@ -52,7 +59,7 @@ class Connection:
         self._replies.insert(0, message)
 
     def flush(self, more: dict[str, Any]) -> bool:
-        """Send what there is to send.
+        """Send what there is to send, as far as the other end has room for it.
 
         Parameters
         ----------
@@ -65,17 +72,28 @@ class Connection:
             `False` where nobody is there any more.
         """
         replies, self._replies = self._replies, []
-        if not replies or not self.open:
-            return True
-        data = b"".join(json.dumps({**reply, **more}).encode() + b"\n" for reply in replies)
+        for reply in replies:
+            self._unsent += json.dumps({**reply, **more}).encode() + b"\n"
         try:
-            self._socket.sendall(data)
+            while self._unsent and self.open:
+                del self._unsent[: self._socket.send(self._unsent)]
+        except BlockingIOError:
+            return True
         except OSError:
             return False
         return True
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits for the other end to read."""
+        return bool(self._unsent)
+
     def close(self) -> None:
-        """End the connection."""
+        """End the connection; who reads at all gets what was not sent yet."""
+        if self._unsent and self.open:
+            self._socket.settimeout(LAST_WORDS)
+            with suppress(OSError):
+                self._socket.sendall(self._unsent)
         self.open = False
         self._socket.close()
 

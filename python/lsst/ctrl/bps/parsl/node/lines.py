@@ -51,9 +51,11 @@ class Lines:
         self._rest = b""
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Return the messages that are there, waiting for some; `None` at the end."""
+        """Return the messages that are there, waiting for some where the socket waits; `None` at the end."""
         try:
             data = self._source.recv(1 << 18)
+        except BlockingIOError:
+            return []
         except ConnectionError:
             return None
         if not data:

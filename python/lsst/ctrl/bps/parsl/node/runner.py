@@ -103,6 +103,8 @@ class Runner:
             self._release_ending()
             self._start_waiting()
             self._report()
+        for connection in self._connections:
+            connection.close()
         self._warm.close()
         self._pools.end_orphans()
         if self._listener is not None:
@@ -208,6 +210,11 @@ class Runner:
         for connection in list(self._connections):
             if not connection.flush(more):
                 self._hang_up(connection)
+                continue
+            key = self._selector.get_key(connection)
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.is_behind else 0)
+            if key.events != wanted:
+                self._selector.modify(connection, wanted, key.data)
 
     def _hang_up(self, connection: Connection) -> None:
         if connection.open:
