@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import heapq
 import random
-import threading
 import time
-from concurrent.futures import Future
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lsst.ctrl.bps.parsl.node.waiting import MOST_PASSES, WaitingJobs
-from node.test_runner import Fifo, Node, Result, check_never_more
+from node.test_runner import Fifo, Node, check_never_more
 from node.test_runner import node as node  # a fixture
 
 Spec = dict[str, Any]
@@ -300,7 +297,7 @@ def test_real_jobs_begin_by_priority(node: Node) -> None:
     wanted = {2: 0, 3: 5, 4: -1, 5: 5, 6: 7}
     # One connection: what was sent later arrives later.
     futures = [
-        begin_sent(node, "/bin/true", job=number, memory=60, priority=priority)
+        node.begin_sent("/bin/true", job=number, memory=60, priority=priority)
         for number, priority in wanted.items()
     ]
     last = node.fifo()
@@ -313,21 +310,6 @@ def test_real_jobs_begin_by_priority(node: Node) -> None:
     # What runs beside others may be heard of after them.
     assert 7 in begun
     assert [number for number in begun if number != 7] == [1, 6, 3, 5, 2, 4]
-
-
-def begin_sent(node: Node, *argv: str, **more: Any) -> Future[Result]:
-    """Begin a job, and wait until it has been sent, which a thread of `Node.begin` does."""
-    sent = threading.Event()
-    send = node.client._send
-
-    def send_and_tell(message: dict[str, Any]) -> None:
-        send(message)
-        sent.set()
-
-    with patch.object(node.client, "_send", send_and_tell):
-        future = node.begin(*argv, **more)
-        assert sent.wait(60)
-    return future
 
 
 @pytest.mark.parametrize("what", ["cpus", "memory"])
@@ -352,7 +334,7 @@ def test_large_real_job_begins_in_the_end(node: Node) -> None:
         future, fifo = node.begin_held(memory=1)
         held.append(future)
         fifos.append(fifo)
-    large = begin_sent(node, "/bin/true", job=1000, memory=4)
+    large = node.begin_sent("/bin/true", job=1000, memory=4)
     small = [node.begin("/bin/true", memory=1) for _ in range(3 * MOST_PASSES)]
     for fifo in fifos:
         fifo.release()
