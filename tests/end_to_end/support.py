@@ -189,7 +189,7 @@ class Running:
     def kill(self) -> None:
         """End it with SIGKILL, and nothing else with it."""
         os.kill(self.pid, signal.SIGKILL)
-        self._wait(10)
+        self._wait(60)
 
     def poll(self) -> int | None:
         """Return its exit status, where it has ended."""
@@ -353,7 +353,7 @@ class Sandbox:
             not environment and "parsl:" in " ".join(process.cmdline()) and process.cwd() == str(self.path)
         )
 
-    def assert_nothing_runs(self, deadline: float = 10.0) -> None:
+    def assert_nothing_runs(self, deadline: float = 60.0) -> None:
         """Wait until no process of the sandbox is left."""
 
         def described() -> str:

@@ -260,7 +260,7 @@ def test_submitted_elsewhere(tiny: Sandbox, quick: Path) -> None:
     """
     quick.write_text(quick.read_text().replace("WHEN", "ALWAYS"))
     tiny.env["TINYCAM_SECRET"] = "tuna-sandwich"
-    submitted = tiny.run("/bin/sh", "-c", f"umask 000; exec bps prepare {quick}", timeout=60).succeeded()
+    submitted = tiny.run("/bin/sh", "-c", f"umask 000; exec bps prepare {quick}").succeeded()
     submit_path = submit_path_of(submitted.stdout)
     tiny.bps("restart", "--id", submit_path).succeeded()
     ours = [submit_path, *(submit_path / "parsl").rglob("*"), *(submit_path / "logs").rglob("*"), tiny.state]
