@@ -773,7 +773,7 @@ def test_final_job_of_many(run: Run) -> None:
     """At the end the final job runs, with the butler itself; the exit status is
     not 0, and all is said without a traceback.
     """
-    run.driver.finish(300).complained("jobs of run failed")
+    run.driver.finish().complained("jobs of run failed")
     (final,) = run.bench.told("final")
     assert final["argv"] == [f"{run.bench.path}/EXEC/butler.yaml"]
     if run.bench.engine == HTEX:

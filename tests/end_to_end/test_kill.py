@@ -39,7 +39,7 @@ FINAL = Step("final", label="finalJob")
 ALL = [step.name for step in [*STEPS, FINAL]]
 
 
-def restart_elsewhere(box: Sandbox, submit_path: Path, timeout: float = 120.0) -> Finished:
+def restart_elsewhere(box: Sandbox, submit_path: Path, timeout: float = 300.0) -> Finished:
     """Restart from another directory, with next to no environment."""
     other = box.path / "elsewhere"
     other.mkdir(exist_ok=True)

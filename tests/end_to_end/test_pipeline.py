@@ -99,7 +99,7 @@ def test_same_datasets_as_pipetask(tiny: Sandbox) -> None:
     assert counted["RUNNING"] == 2
     assert counted["EXPECTED"] == 40
     (tiny.path / "hold").unlink()
-    finished = driver.finish(300).succeeded()
+    finished = driver.finish().succeeded()
 
     assert finished.stdout.count(f"Run Id: {run_id}") == 2, "once early, and once by BPS"
     assert Counter(executed(tiny.path)) == Counter(quanta(DETECTORS))

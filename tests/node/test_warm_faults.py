@@ -183,10 +183,11 @@ touched = os.pipe()
 children = []
 for _ in range(2):
     if not (pid := os.fork()):
+        children = None
         break
     children.append(pid)
 x = b"x" * (50 << 20)
-if not children:
+if children is None:
     os.write(touched[1], b"x")
     signal.pause()
 for _ in range(2):
