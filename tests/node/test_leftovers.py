@@ -69,7 +69,8 @@ def test_process_that_ignores_the_signal_is_killed(start: Start, run: str) -> No
     """Who does not end by itself in time is killed."""
     process = start({RUN_VARIABLE: run}, f"trap '' TERM; {FOR_EVER}")
     assert end_leftovers(RUN_VARIABLE, run, timeout=0.2) >= 1
-    assert process.wait(60) == -signal.SIGKILL
+    process.wait(60)  # It has been killed; it may take a moment to end.
+    assert not lives(process)
 
 
 def test_process_may_end_by_itself(start: Start, run: str) -> None:
