@@ -88,7 +88,7 @@ def test_slurmstepd_killed(make_bench: Callable[[Engine], Bench], matrix: Matrix
     for (step, bench), driver in zip(steps.items(), drivers, strict=True):
         bench.let_go()
         finish_once(bench, driver)
-        bench.assert_nothing_runs(60.0)
+        bench.assert_nothing_runs()
         matrix.check(f"slurmstepd of a pilot killed ({step})", bench)
 
 
