@@ -57,7 +57,7 @@ def test_nodes(slurm: Bench, matrix: Matrix) -> None:
     control.kill_node(nodes["s1"])
     try:
         begin_again(slurm, driver, {"s0"})
-        wait_until(lambda: control.node_state(nodes["s1"]).startswith("down"), "it is missed", 90.0)
+        wait_until(lambda: control.node_state(nodes["s1"]).startswith("down"), "it is missed")
         control.start_node(nodes["s1"])
         begin_again(slurm, driver, {"s1"})
         assert not pilots & {number for _, number, _ in list(slurm.where())[4:]}
