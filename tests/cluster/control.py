@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 NODES = ("n1", "n2", "n3", "n4", "n5", "n6")
 
 # Seconds that a daemon gets to start or to end.
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 # Seconds between two questions for the jobs: each is a process, and tests wait in loops.
 PAUSE = 0.25
@@ -252,7 +252,7 @@ def requeue(identifier: str) -> None:
     _slurm("scontrol", "requeue", identifier)
 
 
-def wait_until_empty(timeout: float = 60.0) -> None:
+def wait_until_empty(timeout: float = 120.0) -> None:
     """Wait until no job is pending, running or completing.
 
     Parameters
@@ -276,7 +276,7 @@ def _from_env(directory: Path) -> str:
 def _slurm(*command: str, check: bool = True) -> str:
     """Run a command of Slurm's and return what it prints."""
     environment = os.environ | {"SLURM_CONF": configuration()}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout

@@ -173,7 +173,7 @@ class Allocated(Running):
         return None
 
     def _wait_for_code(self, timeout: float | None) -> int:
-        wait_until(lambda: self._read_code() is not None, f"the end of {self.args}", timeout or 60.0)
+        wait_until(lambda: self._read_code() is not None, f"the end of {self.args}", timeout or 120.0)
         code = self._read_code()
         assert code is not None
         return code
@@ -188,7 +188,7 @@ class Allocated(Running):
         """What it wrote so far to its standard error."""
         return self._err.read_text() if self._err.exists() else ""
 
-    def finish(self, timeout: float = 120.0) -> Finished:
+    def finish(self, timeout: float = 300.0) -> Finished:
         """Wait for its end."""
         try:
             return Finished(self.args, self._wait_for_code(timeout), self.stdout, self.stderr)
@@ -198,7 +198,7 @@ class Allocated(Running):
     def kill(self) -> None:
         """End the ``bps`` with SIGKILL, and nothing else with it."""
         os.kill(self._bench.driver_pid(), signal.SIGKILL)
-        self._wait_for_code(60.0)
+        self._wait_for_code(120.0)
 
 
 class Bench(Sandbox):
@@ -261,7 +261,7 @@ class Bench(Sandbox):
             return Allocated(self, [str(word) for word in args], self._stem())
         return self.fork(*args)
 
-    def await_step(self, driver: Running, *names: str, deadline: float = 120.0) -> None:
+    def await_step(self, driver: Running, *names: str, deadline: float = 300.0) -> None:
         """Wait until steps have begun, as long as the driver is there."""
 
         def begun() -> bool:
@@ -299,7 +299,7 @@ class Bench(Sandbox):
         """Return those that run."""
         return [job for job in self.jobs() if job.state == "RUNNING"]
 
-    def assert_queue_empty(self, deadline: float = 20.0) -> None:
+    def assert_queue_empty(self, deadline: float = 120.0) -> None:
         """Wait until the queue has none of its jobs."""
         wait_until(lambda: not self.jobs(), "the queue is empty", deadline)
 

@@ -66,7 +66,7 @@ def test_whole_run(
 ) -> None:
     """The two jobs run where the others do, in one run: a report has all of them."""
     bench = with_repo(make_bench(engine))
-    finished = bench.drive("submit", batch(bench)).finish(240).succeeded()
+    finished = bench.drive("submit", batch(bench)).finish().succeeded()
     submit_path, run_id = submit_path_of(finished.stdout), run_id_of(finished.stdout)
     check_result(bench, submit_path)
     assert len(events_of_kind(submit_path, "session")) == 1
@@ -91,7 +91,7 @@ def test_killed(
     assert SubmitPaths(submit_path).payload.exists() == moment.startswith("after")
     driver.kill()
     bench.let_go(moment)
-    bench.drive("restart", "--id", submit_path).finish(240).succeeded()
+    bench.drive("restart", "--id", submit_path).finish().succeeded()
     check_result(bench, submit_path, (moment.removeprefix("after-"),))
     assert not bench.steps("overlap")
 
@@ -104,9 +104,9 @@ def test_cancelled(make_bench: Callable[[Engine], Bench], with_repo: Callable[[B
     bench.await_step(driver, CONTROL[0])
     submit_path = submit_path_of(driver.stdout)
     bench.bps("cancel", "--id", submit_path).succeeded()
-    driver.finish(60).complained("was cancelled")
+    driver.finish().complained("was cancelled")
     bench.assert_queue_empty()
     wait_until(lambda: not bench.processes(), "nothing runs")
     bench.let_go(CONTROL[0])
-    bench.drive("restart", "--id", submit_path).finish(240).succeeded()
+    bench.drive("restart", "--id", submit_path).finish().succeeded()
     check_result(bench, submit_path, CONTROL)

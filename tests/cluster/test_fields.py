@@ -51,7 +51,7 @@ def test_priority(engine: Engine, make_bench: Callable[[Engine], Bench]) -> None
     names = {"low": "-5", "middle": None, "high": "7", "higher": 30}
     steps = [Step("first"), *(Step(name, ["first"], fields={"priority": p}) for name, p in names.items())]
     bench.prepare(steps, site={"cores_per_node": 1, "mem_per_node": 1})
-    bench.drive("restart", "--id", bench.id).finish(120).succeeded()
+    bench.drive("restart", "--id", bench.id).finish().succeeded()
     assert bench.steps("begin") == ["first", "higher", "high", "middle", "low"]
 
 
@@ -69,7 +69,7 @@ def test_memory_and_walltime(engine: Engine, make_bench: Callable[[Engine], Benc
         fields={"request_walltime": 1, "number_of_retries": 0},
     )
     bench.prepare([greedy(bench), endless], memoryLimit=650)
-    bench.drive("restart", "--id", bench.id).finish(180).complained("walltime of 1 minutes")
+    bench.drive("restart", "--id", bench.id).finish().complained("walltime of 1 minutes")
     grown = failures(bench, "greedy")
     assert [event.get("memory") for event in grown] == [650, None]
     assert all(re.search(r"out of memory; it had 7\d\d MB", event["why"]) for event in grown)
@@ -94,7 +94,7 @@ def test_grown_job_moves_to_larger_workers(make_bench: Callable[[Engine], Bench]
     driver.kill()
     (bench.path / "enough").touch()
     bench.let_go("beside")
-    bench.drive("restart", "--id", bench.id).finish(120).succeeded()
+    bench.drive("restart", "--id", bench.id).finish().succeeded()
     sizes = [line.rpartition(".")[2] for line in (bench.path / "ran_in").read_text().split()]
     assert sizes[0] == "small"
     assert set(sizes[1:]) == {"medium"}

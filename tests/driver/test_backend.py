@@ -29,6 +29,7 @@ from lsst.ctrl.bps.parsl.node.pilot import PILOT_END
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.sites import Local
 from support.plans import umask, world_writable
+from support.warm import wait_until
 
 
 class Setting:
@@ -61,7 +62,7 @@ class Setting:
         return Task(job, 1, "l", executor, resources={}, spec=spec)
 
     def next_result(self) -> tuple[int, dict[str, Any]]:
-        task, result = self.results.get(timeout=30)
+        task, result = self.results.get(timeout=60)
         return task.job, result
 
 
@@ -72,7 +73,7 @@ def setting(tmp_path: Path) -> Iterator[Setting]:
     setting = Setting(tmp_path)
     yield setting
     setting.backend.close()
-    assert set(psutil.Process().children(recursive=True)) <= before
+    wait_until(lambda: set(psutil.Process().children(recursive=True)) <= before)
 
 
 def test_each_task_has_its_result(setting: Setting) -> None:
@@ -236,7 +237,7 @@ def test_close_does_not_wait_for_the_submit_host(setting: Setting, monkeypatch: 
     try:
         for job in range(2):
             setting.backend.submit(setting.task(job, "/bin/true", executor=None))
-        assert begins.wait(30)
+        assert begins.wait(60)
         setting.backend.close()
     finally:
         answer.set()

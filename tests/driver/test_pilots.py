@@ -387,7 +387,7 @@ def test_asked_twice_nobody_waits_for_a_slow_command(
     monkeypatch.setattr(scene.provider, "submit", slow)
     scene.pilots.start()
     try:
-        assert asked.wait(30)
+        assert asked.wait(60)
         scene.pilots.stop_waiting()
         scene.pilots.stop()
         scene.pilots.end_all()

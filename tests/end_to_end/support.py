@@ -51,7 +51,7 @@ echo "end $1" >>"$here/steps.txt"
 """
 
 
-def wait_until(condition: Callable[[], object], what: str, deadline: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, deadline: float = 120.0) -> None:
     """Wait for something that other processes do; fail after a deadline (s)."""
     end = time.monotonic() + deadline
     while not condition():
@@ -131,7 +131,7 @@ class Running:
             path.touch()  # Whoever waits for a text may be faster than the copy.
         pid = os.fork()
         if pid == 0:
-            code = 70
+            code, is_ours = 70, True
             try:
                 os.setsid()
                 for number, path in ((1, self._out), (2, self._err)):
@@ -146,9 +146,13 @@ class Running:
                 os.environ.clear()
                 os.environ.update(env)
                 os.chdir(cwd)
+                is_ours = False
                 code = action()
-            except BaseException:
-                traceback.print_exc()
+            except BaseException as exc:
+                if is_ours and isinstance(exc, KeyboardInterrupt):
+                    code = 128 + signal.SIGINT  # It came before there was anything that could heed it.
+                else:
+                    traceback.print_exc()
             finally:
                 with contextlib.suppress(BaseException):
                     logging.shutdown()
@@ -157,6 +161,8 @@ class Running:
                 os._exit(code)
         child = psutil.Process(pid)
         self.pid = pid
+        while os.getpgid(pid) != pid:
+            time.sleep(0.001)  # Signals for its group come when it has one.
         self._wait = lambda timeout=None: _waited(child, timeout)
         self._poll = lambda: _polled(child)
 
@@ -170,7 +176,7 @@ class Running:
         """What it wrote so far to its standard error."""
         return self._err.read_text()
 
-    def finish(self, timeout: float = 120.0) -> Finished:
+    def finish(self, timeout: float = 300.0) -> Finished:
         """Wait for its end."""
         try:
             code = self._wait(timeout)
@@ -189,13 +195,13 @@ class Running:
     def kill(self) -> None:
         """End it with SIGKILL, and nothing else with it."""
         os.kill(self.pid, signal.SIGKILL)
-        self._wait(10)
+        self._wait(60)
 
     def poll(self) -> int | None:
         """Return its exit status, where it has ended."""
         return self._poll()
 
-    def wait_for(self, text: str, deadline: float = 60.0) -> str:
+    def wait_for(self, text: str, deadline: float = 120.0) -> str:
         """Wait until it has written a text, and return its output."""
 
         def seen() -> bool:
@@ -313,7 +319,7 @@ class Sandbox:
         *args: str | Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        timeout: float = 120.0,
+        timeout: float = 300.0,
     ) -> Finished:
         """Run a process to its end."""
         return self.start(*args, env=env, cwd=cwd).finish(timeout)
@@ -323,7 +329,7 @@ class Sandbox:
         *args: str | Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        timeout: float = 120.0,
+        timeout: float = 300.0,
     ) -> Finished:
         """Run ``bps`` in a copy of this process to its end."""
         return self.fork(*args, env=env, cwd=cwd).finish(timeout)
@@ -353,7 +359,7 @@ class Sandbox:
             not environment and "parsl:" in " ".join(process.cmdline()) and process.cwd() == str(self.path)
         )
 
-    def assert_nothing_runs(self, deadline: float = 10.0) -> None:
+    def assert_nothing_runs(self, deadline: float = 60.0) -> None:
         """Wait until no process of the sandbox is left."""
 
         def described() -> str:

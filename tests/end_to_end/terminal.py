@@ -83,7 +83,7 @@ def run_on_terminal(
     watch: Callable[[Screen], None],
     *,
     columns: int = 100,
-    timeout: float = 60.0,
+    timeout: float = 180.0,
 ) -> tuple[int, Screen, str]:
     """Run a command on a terminal of its own.
 
@@ -127,4 +127,4 @@ def run_on_terminal(
             raise
         finally:
             os.close(ours)
-        return process.wait(10), screen, written.decode("utf-8", "replace")
+        return process.wait(60), screen, written.decode("utf-8", "replace")

@@ -122,7 +122,7 @@ def test_whole_run(tiny: Sandbox) -> None:
     assert rows(going) == ["TOTAL", *CONTROL]
     assert "The number of jobs is not known yet: preparePayloadWorkflow adds them" in going.stdout
     tiny.let_go("build")
-    finished = driver.finish(200).succeeded()
+    finished = driver.finish().succeeded()
     assert "The workflow has been prepared: 8 more jobs." in finished.stderr
 
     assert SubmitPaths(submit_path).plan.read_bytes() == plan
@@ -186,11 +186,11 @@ def test_cancel(tiny: Sandbox, moment: str, how: str) -> None:
     if how == "cancel":
         said = tiny.bps("cancel", "--id", run_id).succeeded()
         assert ("its final job still runs" in said.text) == (moment == "init")
-        driver.finish(60).complained("was cancelled")
+        driver.finish().complained("was cancelled")
         assert tiny.bps("status", "--id", run_id).code == WmsStates.DELETED.value
     else:
         driver.signal(signal.SIGINT)
-        assert driver.finish(60).code == 130
+        assert driver.finish().code == 130
         assert tiny.bps("status", "--id", run_id).code == WmsStates.FAILED.value
     tiny.assert_nothing_runs()
     assert tiny.steps("end").count("final") == (how == "cancel" and moment == "init")
@@ -246,7 +246,7 @@ def test_lazy_job_that_fails_twice(tiny: Sandbox) -> None:
     tiny.mend_step("prepare")
     wait_until(lambda: len(events_of_kind(submit_path, "fail")) >= 2, "the second attempt fails")
     tiny.mend_step("added")
-    driver.finish(120)
+    driver.finish()
     if events_of_kind(submit_path, "finish")[-1]["state"] != "SUCCEEDED":
         # Attempts were faster than this test.
         tiny.bps("restart", "--id", submit_path).succeeded()
@@ -307,7 +307,7 @@ def test_other_sites(tiny: Sandbox) -> None:
     text = text.replace("  jobCommand", where[2:] + "  jobCommand")
     (tiny.path / config).write_text(text)
     driver, _, submit_path = submitted(tiny, config)
-    driver.finish(120).succeeded()
+    driver.finish().succeeded()
     found = Counter((submit_path / "where.txt").read_text().splitlines())
     assert found == {
         "buildQuantumGraph first": 1,
@@ -337,7 +337,7 @@ def test_from_python(tiny: Sandbox) -> None:
         tiny.mend_step("prepare")
         again = ParslWorkflow.read(str(workflow.submit_path))
         again.restart(block=False)
-        assert again.wait(120)
+        assert again.wait(300)
         assert again.status().splitlines()[-1].split()[-1] == "10"
     assert Counter(tiny.steps("end"))["build"] == 1
 
@@ -363,7 +363,7 @@ def test_on_workers(tiny: Sandbox) -> None:
     own = "    class: end_to_end.workers.Workers\n    workers: 2\n    environment: true\n"
     (tiny.path / config).write_text(text.replace(local, own))
     driver, _, submit_path = submitted(tiny, config)
-    driver.finish(120).succeeded()
+    driver.finish().succeeded()
     assert_done_once(submit_path)
     assert len(events_of_kind(submit_path, "session")) == 1
     assert len(tiny.steps("end")) == STEPS

@@ -253,7 +253,7 @@ def test_abort(make_bench: Callable[[Engine], Bench], engine: Engine, value: int
     driver = bench.drive()
     begun(bench, driver, "abort", "beside")
     bench.let_go("abort")
-    finished = driver.finish(60)
+    finished = driver.finish()
     assert finished.code == code, finished
     assert "Traceback" not in finished.text, finished
     assert Counter(bench.steps("begin")) == Counter(["done", "abort", "beside", "final"])

@@ -99,7 +99,7 @@ def test_same_datasets_as_pipetask(tiny: Sandbox) -> None:
     assert counted["RUNNING"] == 2
     assert counted["EXPECTED"] == 40
     (tiny.path / "hold").unlink()
-    finished = driver.finish(300).succeeded()
+    finished = driver.finish().succeeded()
 
     assert finished.stdout.count(f"Run Id: {run_id}") == 2, "once early, and once by BPS"
     assert Counter(executed(tiny.path)) == Counter(quanta(DETECTORS))
@@ -220,7 +220,7 @@ pipetask:
     return path
 
 
-@pytest.mark.some(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["ALWAYS", "SUCCESS", "NEVER"])
 def test_when_run(tiny: Sandbox, quick: Path, when: str) -> None:
     """The final job runs as ``finalJob.whenRun`` says: after a failure, after
@@ -263,7 +263,7 @@ def test_submitted_elsewhere(tiny: Sandbox, quick: Path) -> None:
     """
     quick.write_text(quick.read_text().replace("WHEN", "ALWAYS"))
     tiny.env["TINYCAM_SECRET"] = "tuna-sandwich"
-    submitted = tiny.run("/bin/sh", "-c", f"umask 000; exec bps prepare {quick}", timeout=60).succeeded()
+    submitted = tiny.run("/bin/sh", "-c", f"umask 000; exec bps prepare {quick}").succeeded()
     submit_path = submit_path_of(submitted.stdout)
     tiny.bps("restart", "--id", submit_path).succeeded()
     ours = [submit_path, *(submit_path / "parsl").rglob("*"), *(submit_path / "logs").rglob("*"), tiny.state]

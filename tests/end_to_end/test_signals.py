@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from lsst.ctrl.bps import WmsStates
+from lsst.ctrl.bps.parsl.driver import loop
 
 from .support import Running, Sandbox, Step, events_of_kind, journal_events, wait_until
 
@@ -40,10 +41,10 @@ def test_signal(box: Sandbox, number: signal.Signals) -> None:
     """
     driver = start_held(box)
     driver.signal(number)
-    finished = driver.finish(15).complained(f"Stopped ({number.name}); 1 of 7 jobs succeeded")
+    finished = driver.finish().complained(f"Stopped ({number.name}); 1 of 7 jobs succeeded")
     assert finished.code == 128 + number
     assert finished.stderr.rstrip().splitlines()[-1].endswith("Resume with: bps restart --id run"), finished
-    box.assert_nothing_runs(2)
+    box.assert_nothing_runs()
     assert journal_events(box.submit_path)[-1]["e"] == "stop"
     assert "final" not in box.steps("begin"), "the run is to go on: its final job waits"
     for name in (f"s{n}" for n in range(4)):
@@ -61,14 +62,17 @@ def test_nohup(box: Sandbox) -> None:
     wait_until(lambda: box.steps("begin"), "the job begins")
     driver.signal(signal.SIGHUP)
     box.let_go()
-    driver.finish(30).succeeded()
+    driver.finish().succeeded()
     assert box.steps("end") == ["a"]
 
 
-def test_second_ctrl_c(box: Sandbox) -> None:
-    """Jobs that do not end at a SIGTERM have ten seconds; a second Ctrl-C
+def test_second_ctrl_c(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that do not end at a SIGTERM have their time; a second Ctrl-C
     ends them at once.
     """
+    assert loop.GRACE_SECONDS == 10.0
+    # Also in the copy of this process that drives the run: it cannot be taken for a slow end.
+    monkeypatch.setattr(loop, "GRACE_SECONDS", 300.0)
     box.prepare([Step("stubborn", executable="/bin/sh", arguments=STUBBORN)])
     driver = box.fork("restart", "--id", "run")
     wait_until(lambda: box.steps("begin"), "the job begins")
@@ -77,10 +81,10 @@ def test_second_ctrl_c(box: Sandbox) -> None:
     driver.wait_for("Stopping (SIGINT)")
     assert driver.poll() is None
     driver.signal(signal.SIGINT)
-    finished = driver.finish(15).complained("Resume with: bps restart --id run")
-    assert time.monotonic() - begun < 6.0
+    finished = driver.finish().complained("Resume with: bps restart --id run")
+    assert time.monotonic() - begun < 120.0
     assert finished.code == 130
-    box.assert_nothing_runs(2)
+    box.assert_nothing_runs()
 
 
 def test_cancel(box: Sandbox) -> None:
@@ -91,11 +95,11 @@ def test_cancel(box: Sandbox) -> None:
     driver = start_held(box)
     cancelled = box.bps("cancel", "--id", "run").succeeded()
     assert "Successfully canceled job" in cancelled.stdout
-    finished = driver.finish(30).complained(
+    finished = driver.finish().complained(
         "Run run was cancelled; 2 of 7 jobs succeeded. Resume with: bps restart --id run"
     )
     assert finished.code == 1
-    box.assert_nothing_runs(2)
+    box.assert_nothing_runs()
     assert Counter(box.steps("end")) == Counter(root=1, final=1)
     assert events_of_kind(box.submit_path, "finish")[0]["state"] == "DELETED"
     assert box.bps("status", "--id", "run").code == WmsStates.DELETED.value
@@ -114,7 +118,7 @@ def test_cancel_stubborn_job(box: Sandbox) -> None:
     driver = box.fork("restart", "--id", "run")
     wait_until(lambda: box.steps("begin"), "the job begins")
     box.bps("cancel", "--id", "run").succeeded()
-    driver.finish(30).complained("was cancelled")
+    driver.finish().complained("was cancelled")
     assert box.steps("end") == ["final"]
 
 
@@ -124,7 +128,7 @@ def test_cancel_dead_run(box: Sandbox) -> None:
     driver.kill()
     box.bps("cancel", "--id", "run").succeeded()
     assert box.bps("status", "--id", "run").code == WmsStates.DELETED.value
-    box.assert_nothing_runs(2)
+    box.assert_nothing_runs()
 
 
 def test_cancel_user(box: Sandbox) -> None:
@@ -135,4 +139,4 @@ def test_cancel_user(box: Sandbox) -> None:
     assert "No job matches" in box.bps("cancel", "--user", "somebody").stdout
     assert driver.poll() is None
     box.bps("cancel", "--user", "tester").succeeded()
-    driver.finish(30).complained("was cancelled")
+    driver.finish().complained("was cancelled")

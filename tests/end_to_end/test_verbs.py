@@ -15,7 +15,7 @@ import yaml
 
 from lsst.ctrl.bps import WmsStates
 
-from .support import SERVICE, Running, Sandbox, Step, events_of_kind, wait_until
+from .support import SERVICE, Running, Sandbox, Step, events_of_kind, node_events, wait_until
 
 
 @dataclass
@@ -50,6 +50,8 @@ def runs(shared_box: Sandbox) -> Iterator[Runs]:
     dead.kill()
     going = box.fork("restart", "--id", "going_run")
     wait_until(lambda: box.steps("begin").count("b") == 3, "the second job begins")
+    path = box.submit_path.with_name("going_run")
+    wait_until(lambda: node_events(path, "start")["b"], "its node has written that it runs")
     yield Runs(box, going)
     box.let_go("b")
     going.finish().succeeded()
@@ -73,6 +75,7 @@ def test_state(runs: Runs, name: str) -> None:
     assert re.search(rf"^.?\s*{STATES[name].name} .* {name} ", report.stdout, re.MULTILINE), str(report)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("form", ["whole", "beginning", "absolute", "relative", "slash", "dot"])
 def test_names_of_a_run(runs: Runs, form: str) -> None:
     """A run is found by its id, by the beginning of it, and by its submit

@@ -177,7 +177,7 @@ def _report(record: Record, box: Sandbox, path: Path) -> Findings:
     return Findings()
 
 
-def leftovers(box: Sandbox, path: Path, deadline: float = 15.0) -> list[str]:
+def leftovers(box: Sandbox, path: Path, deadline: float = 60.0) -> list[str]:
     """Return what is left of a run that should have nothing any more."""
     found: list[str] = []
 

@@ -44,7 +44,7 @@ DRIVER = {
 """Of a driver that has threads."""
 
 
-def drive(bench: Bench, fault: Fault, built: Path, timeout: float = 60.0) -> Finished:
+def drive(bench: Bench, fault: Fault, built: Path, timeout: float = 300.0) -> Finished:
     """Run a driver for which something goes wrong."""
     env = fault.environment(built, bench.env)
     return bench.run("bps", "restart", "--id", bench.id, env=env, timeout=timeout)
@@ -208,7 +208,7 @@ def test_submit_directory_is_removed(
     bench.await_step(driver, "a")
     shutil.rmtree(bench.submit_path)
     bench.let_go("a")
-    driver.finish(60).complained(str(bench.submit_path))
+    driver.finish().complained(str(bench.submit_path))
     bench.assert_nothing_runs()
     bench.bps("restart", "--id", bench.id).complained(bench.id)
     matrix.add("run directory removed", name)
@@ -223,7 +223,7 @@ def test_few_file_descriptors(
     bench = make_bench(BY_NAME[name])
     bench.prepare(layers(3))
     command = f"ulimit -n {limit}; exec bps restart --id {bench.id}"
-    first = bench.run("bash", "-c", command, timeout=40)
+    first = bench.run("bash", "-c", command, timeout=120)
     assert "Traceback" not in first.text, first
     bench.assert_nothing_runs()
     if first.code:
@@ -253,7 +253,7 @@ def test_slow_file_system(
     bench.bps("restart", "--id", bench.id).complained("still being driven")
     assert "RUNNING" in bench.bps("report", "--id", bench.id).succeeded().stdout
     bench.let_go("b")
-    driver.finish(120).succeeded()
+    driver.finish().succeeded()
     matrix.check("file system that answers in seconds", bench)
 
 

@@ -63,10 +63,10 @@ def part(bench: Bench, name: str) -> psutil.Process:
 
 def finish(bench: Bench, driver: Running) -> None:
     """See a run to its end; where it says that it has to be resumed, resume it."""
-    finished = driver.finish(240)
+    finished = driver.finish()
     if finished.code:
         finished.complained("bps restart --id")
-        finished = bench.drive("restart", "--id", bench.id).finish(240)
+        finished = bench.drive("restart", "--id", bench.id).finish()
     finished.succeeded()
     charged = [event for event in events_of_kind(bench.submit_path, "fail") if event["charged"]]
     assert not charged, "failures that were charged to jobs"

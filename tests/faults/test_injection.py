@@ -123,7 +123,7 @@ class Machine:
             return False
         script.write_bytes(text.encode("utf-8", "surrogateescape"))
         env = {"PATH": f"{self.bin}:/usr/bin:/bin"}
-        subprocess.run(["bash", script], cwd=self.work, env=env, capture_output=True, timeout=20)
+        subprocess.run(["bash", script], cwd=self.work, env=env, capture_output=True, timeout=120)
         found = [path for path in self.path.rglob(f"{CANARY}*") if path.is_file()]
         for path in found:
             path.unlink()
@@ -385,7 +385,7 @@ def test_names_run_nothing(make_bench: Callable[[Engine], Bench], matrix: Matrix
     run = f"{bench.id} {NASTY}"
     bench.prepare(steps, run, subDirTemplate="{label}/{t}", project=NASTY, operator=NASTY)
     bench.submit_path = bench.submit_path.with_name(run)
-    finished = bench.drive("restart", "--id", bench.submit_path).finish(120)
+    finished = bench.drive("restart", "--id", bench.submit_path).finish()
     bench.bps("report", "--id", bench.submit_path).succeeded()
     if name in ("htex", "slurm-work-queue"):  # Parsl or Work Queue would give the path to a shell.
         finished.complained("submitPath: ", "cannot be used with", "letters, digits")

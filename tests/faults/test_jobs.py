@@ -57,7 +57,7 @@ def failures(bench: Bench, name: str) -> list[dict[str, Any]]:
     return [event for event in events_of_kind(bench.submit_path, "fail") if event["j"] == number]
 
 
-def run(bench: Bench, timeout: float = 180.0) -> Any:
+def run(bench: Bench, timeout: float = 600.0) -> Any:
     """Run all, to the end."""
     return bench.drive("restart", "--id", bench.id).finish(timeout)
 
@@ -113,9 +113,10 @@ try:
     eaten = b"x" * (int(sys.argv[1]) << 20)
 except MemoryError:
     sys.exit("no more memory")
-time.sleep(1.5)
-' AMOUNT || exit
+time.sleep(float(sys.argv[2]))
+' AMOUNT $((times == 1 ? 60 : 0)) || exit
 """
+"""In the first attempt it stays until somebody ends it."""
 
 
 @pytest.mark.parametrize("name", ["threads", "htex"])
@@ -268,7 +269,7 @@ def test_large_output(make_bench: Callable[[Engine], Bench], matrix: Matrix) -> 
     driver = bench.drive("restart", "--id", bench.id)
     bench.await_step(driver, "beside")
     before = psutil.Process(driver.pid).memory_info().rss
-    wait_until(lambda: failures(bench, "loud"), "the loud one ends", 120)
+    wait_until(lambda: failures(bench, "loud"), "the loud one ends", 300)
     assert psutil.Process(driver.pid).memory_info().rss < before + (50 << 20)
     bench.let_go("beside")
     driver.finish().complained("| the last word")
@@ -276,7 +277,7 @@ def test_large_output(make_bench: Callable[[Engine], Bench], matrix: Matrix) -> 
     assert log.stat().st_size == GIGA + len("the last word\n")
     begun = time.monotonic()
     bench.bps("report", "--id", bench.id).succeeded()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
     log.unlink()
     matrix.check("output of 1 GB", bench)
 

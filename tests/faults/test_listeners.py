@@ -104,7 +104,7 @@ def busy(make_bench: Callable[[Engine], Bench]) -> Iterator[Callable[[str], tupl
         bench.hold()
         driver = bench.drive("restart", "--id", bench.id)
         running.append((bench, driver))
-        wait_until(lambda: len(bench.steps("begin")) == BUSY, "all workers are busy", 90)
+        wait_until(lambda: len(bench.steps("begin")) == BUSY, "all workers are busy")
         return bench, driver
 
     yield make
@@ -115,7 +115,7 @@ def busy(make_bench: Callable[[Engine], Bench]) -> Iterator[Callable[[str], tupl
 def finish(bench: Bench, driver: Running) -> None:
     """Have a run end as if nobody had been there."""
     bench.let_go()
-    driver.finish(120).succeeded()
+    driver.finish().succeeded()
     bench.assert_each_once([f"s{number}" for number in range(2 * BUSY)])
 
 
@@ -144,7 +144,7 @@ def test_only_expected_listeners(
     paths = unix_sockets(bench)
     assert not [path for path in paths if not path.startswith("/")], "one that no mode protects"
     for path in paths:
-        done = subprocess.run(by_others(path, "connect", "x"), capture_output=True, text=True, timeout=20)
+        done = subprocess.run(by_others(path, "connect", "x"), capture_output=True, text=True, timeout=100)
         assert done.stdout.strip() in ("PermissionError", "FileNotFoundError"), (path, done)
     assert name == "threads" or paths, "there are some"
     finish(bench, driver)
@@ -221,7 +221,7 @@ def test_stranger_at_the_interchange(
         [sys.executable, "-I", "-c", code, str(OTHER), str(ports).replace("'", ""), *paths],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.stdout == "answers 0\n", done
     assert not canary.exists()
@@ -241,7 +241,7 @@ def answers_to_its_own(port: int, certificates: Path) -> bool:
         sock.setsockopt(zmq.LINGER, 0)
         sock.connect(f"tcp://127.0.0.1:{port}")
         sock.send(pickle.dumps({"type": "connection_probe"}))
-        return bool(sock.poll(10_000))
+        return bool(sock.poll(60_000))
     finally:
         context.destroy(linger=0)
 
@@ -308,7 +308,7 @@ def test_stranger_at_work_queue(
     mine.chmod(0o644)
     for options in ((), (f"--password={mine}",)):
         with rogue_worker(their_directory, port, *options) as worker:
-            worker.communicate(timeout=60)
+            worker.communicate(timeout=120)
         said = (their_directory / "log").read_text(errors="replace")
         assert "connected to manager" in said or "connection to" in said or "connected" in said, said[-2000:]
         assert len(bench.steps("begin")) == BUSY, "it got a job"
@@ -316,7 +316,7 @@ def test_stranger_at_work_queue(
     mine.write_bytes(password.read_bytes())
     with rogue_worker(their_directory, port, f"--password={mine}") as worker:
         log = their_directory / "log"
-        wait_until(lambda: log.exists() and "task" in log.read_text(errors="replace"), "it gets a job", 30)
+        wait_until(lambda: log.exists() and "task" in log.read_text(errors="replace"), "it gets a job")
         worker.kill()
     finish(bench, driver)
     matrix.check("another account's worker at Work Queue", bench)

@@ -78,9 +78,9 @@ def test_modes(make_bench: Callable[[Engine], Bench], matrix: Matrix, name: str)
         bench.await_step(driver, "a")
         found = open_to_others(bench.submit_path, bench.state)
         bench.let_go("a")
-        driver.finish(120).complained()
+        driver.finish().complained()
         bench.mend_step("b")
-        bench.drive("restart", "--id", bench.id).finish(120).succeeded()
+        bench.drive("restart", "--id", bench.id).finish().succeeded()
     found += open_to_others(bench.submit_path, bench.state)
     assert sorted(set(found)) == []
     assert readable(bench.submit_path) == []
@@ -337,7 +337,7 @@ def as_other(box: Sandbox, *words: str | Path) -> Finished:
         ["bps", *map(str, words)], box.path / "out" / f"other{len(list(home.parent.iterdir()))}"
     )
     running.fork(action, env, box.path)
-    return running.finish(60)
+    return running.finish()
 
 
 def contents(top: Path) -> dict[str, bytes]:

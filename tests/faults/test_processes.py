@@ -21,6 +21,7 @@ from cluster.engines import Bench, Engine
 from cluster.own_site import LocalWorkers
 from end_to_end.support import MARKER, Running, Sandbox, Step, wait_until
 from lsst.ctrl.bps.parsl.node.processes import start_time
+from lsst.ctrl.bps.parsl.run.liveness import PATIENCE_SECONDS
 from node.test_listener import OTHER
 
 from .engines import BY_NAME, on_engines
@@ -41,7 +42,7 @@ class SoonWorkers(LocalWorkers):
 LAST = Path("/proc/sys/kernel/ns_last_pid")
 """The kernel begins behind this number when it looks for a free one (proc(5))."""
 
-TRIES = 300
+MOST_SECONDS = 120.0
 
 
 def in_use(pid: int) -> bool:
@@ -62,9 +63,10 @@ class Stranger:
 
     def take(self, pid: int) -> None:
         """Begin with the number of a process that has ended."""
-        # Nor can a number be had that is still that of a group or a session.
-        wait_until(lambda: not in_use(pid), f"process {pid} is gone, and all of its session", 30)
-        for _ in range(TRIES):
+        end = time.monotonic() + MOST_SECONDS
+        while time.monotonic() < end:
+            # Nor can a number be had that is still that of a group or a session.
+            wait_until(lambda: not in_use(pid), f"process {pid} is gone, and all of its session")
             # Any other process of this machine may be faster.
             LAST.write_text(str(pid - 1))
             process = self._begin()
@@ -73,7 +75,7 @@ class Stranger:
                 return
             process.kill()
             process.wait()
-        pytest.fail(f"the number {pid} could not be had in {TRIES} tries")
+        pytest.fail(f"the number {pid} could not be had in {MOST_SECONDS:.0f} s")
 
     def start(self) -> int:
         """Begin with any number."""
@@ -137,7 +139,7 @@ def test_number_of_a_dead_driver(box: Sandbox, matrix: Matrix, stranger: Strange
     begun = time.monotonic()
     box.let_go("a")
     box.bps(verb, "--id", "run").succeeded()
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < PATIENCE_SECONDS
     stranger.check()
     stranger.close()  # The checker knows a lock by its number alone.
     matrix.check("number of the dead driver is another process's", box)
@@ -188,7 +190,7 @@ def test_run_of_a_like_name_is_left_alone(box: Sandbox, matrix: Matrix) -> None:
     box.bps("cancel", "--id", box.submit_path).succeeded()
     assert drivers[1].poll() is None
     box.let_go("run2")
-    drivers[1].finish(60).succeeded()
+    drivers[1].finish().succeeded()
     assert box.steps("end") == ["run2"]
     box.let_go("run")
     matrix.add("cancel beside a run whose name begins the same", "threads")
@@ -230,12 +232,12 @@ def test_number_of_a_dead_pilot(make_bench: Callable[[Engine], Bench], matrix: M
         stranger.take(number)
         if moment == "in the middle":
             bench.let_go("b")
-            driver.finish(90).succeeded()
+            driver.finish().succeeded()
         else:
             driver.signal(signal.SIGTERM)
-            driver.finish(60)
+            driver.finish()
             bench.let_go("a")
-            bench.drive("restart", "--id", bench.id).finish(120).succeeded()
+            bench.drive("restart", "--id", bench.id).finish().succeeded()
         stranger.check()
     finally:
         stranger.close()
@@ -260,7 +262,7 @@ def test_numbers_of_leftovers(make_bench: Callable[[Engine], Bench], matrix: Mat
         for stranger, number in zip(strangers, numbers, strict=True):
             stranger.take(number)
         bench.let_go("a")
-        bench.drive("restart", "--id", bench.id).finish(120).succeeded()
+        bench.drive("restart", "--id", bench.id).finish().succeeded()
         for stranger in strangers:
             stranger.check()
     finally:

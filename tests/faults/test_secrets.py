@@ -102,7 +102,7 @@ def in_queue(bench: Bench) -> str:
             ["scontrol", "show", "step", job.id],
             ["scontrol", "write", "batch_script", job.id, "-"],
         ):
-            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
             said += done.stdout + done.stderr
         assert "#SBATCH" in said, said
     return said
@@ -144,7 +144,7 @@ def test_secrets(make_bench: Callable[[Engine], Bench], matrix: Matrix, name: st
         queue = in_queue(bench)
         found = told(bench.submit_path, bench.state, bench.path / "out", bench.tmp)
         bench.let_go("a")
-        outputs.append(driver.finish(120).complained())
+        outputs.append(driver.finish().complained())
         outputs.append(bench.bps("report", "--id", bench.id).succeeded())
         outputs.append(bench.bps("status", "--id", bench.id).complained("FAILED"))
     assert bench.steps("begin")[:2] == ["a", "b"], "the first one fails where a secret did not arrive"

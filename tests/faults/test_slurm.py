@@ -38,7 +38,7 @@ def start_soon_held(bench: Bench, **site: Any) -> Running:
 
 def finish_once(bench: Bench, driver: Running) -> Finished:
     """Check that a run comes to a good end, with each job done once, and none charged."""
-    finished = driver.finish(240).succeeded()
+    finished = driver.finish().succeeded()
     bench.assert_each_once(FOUR)
     assert_uncharged(bench)
     bench.assert_queue_empty()
@@ -157,7 +157,7 @@ def test_walltime(slurm: Bench, matrix: Matrix) -> None:
 def test_refused(slurm: Bench, matrix: Matrix, settings: dict[str, Any], said: str) -> None:
     """What Slurm will never take ends the run with Slurm's own words."""
     slurm.prepare([Step(name) for name in FOUR], site=settings)
-    finished = slurm.drive("restart", "--id", slurm.id).finish(60).complained("refuses", said)
+    finished = slurm.drive("restart", "--id", slurm.id).finish().complained("refuses", said)
     assert len(finished.stderr.strip().splitlines()) < 15, str(finished)
     assert not slurm.steps("begin")
     matrix.check(f"{next(iter(settings))} that Slurm refuses", slurm)

@@ -114,7 +114,7 @@ def finish(bench: Bench, driver: Running, fault: Fault) -> None:
     wait_until(lambda: len(bench.jobs()) >= fault.pilots, "all pilots are there")
     wait_until(lambda: calls(bench, "squeue") > fault.looks, "looks at the queue", 120.0)
     bench.let_go()
-    finished = driver.finish(120).succeeded()
+    finished = driver.finish().succeeded()
     assert calls(bench, "sbatch") == fault.pilots, str(finished)
     assert fault.said in " ".join(finished.stderr.split())
     bench.assert_each_once(FOUR)

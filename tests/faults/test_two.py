@@ -45,9 +45,13 @@ class Host:
     locks: bool = True
     """Whether the file system has locks that all hosts share."""
 
+    patience: float = 300.0
+    """Seconds after which a silent driver counts as dead there: more than this machine may be slow."""
+
     def pretend(self) -> None:
         """Have this process be there; nothing of it can be undone."""
-        liveness.HEARTBEAT_SECONDS, liveness.PATIENCE_SECONDS, liveness.WATCH_SECONDS = 0.5, PATIENCE, 2.0
+        liveness.HEARTBEAT_SECONDS, liveness.PATIENCE_SECONDS = 0.5, self.patience
+        liveness.WATCH_SECONDS = 2.0
         if self.name:
             mock.patch.object(socket, "gethostname", return_value=self.name).start()
             mock.patch.object(liveness, "_boot_id", return_value=f"boot of {self.name}").start()
@@ -133,13 +137,13 @@ def check_one_drives(box: Sandbox, hosts: list[Host], run: str) -> None:
     box.prepare([Step(run), Step(f"after-{run}", [run])], run)
     box.hold(run)
     drivers = start_at_once(box, hosts, run)
-    wait_until(lambda: sum(driver.poll() is None for driver in drivers) <= 1, "three give up", 30.0)
+    wait_until(lambda: sum(driver.poll() is None for driver in drivers) <= 1, "three give up")
     wait_until(
         lambda: run in box.steps("begin") or all(driver.poll() is not None for driver in drivers),
         "the other goes on",
     )
     box.let_go(run)
-    results = [driver.finish(30) for driver in drivers]
+    results = [driver.finish() for driver in drivers]
     assert sorted(result.code for result in results) == [0, 1, 1, 1], "\n".join(map(str, results))
     for result in results:
         if result.code:
@@ -180,7 +184,7 @@ def begin(box: Sandbox, host: Host) -> Running:
 
 def await_patience(lock: Path) -> None:
     """Wait until a driver has given no sign of life for so long that it may be taken for dead."""
-    wait_until(lambda: time.time() - lock.stat().st_mtime > PATIENCE, "no sign of life", 10 * PATIENCE)
+    wait_until(lambda: time.time() - lock.stat().st_mtime > PATIENCE, "no sign of life")
 
 
 @pytest.mark.slow
@@ -194,21 +198,23 @@ def test_stopped_driver_is_taken_over(box: Sandbox, matrix: Matrix) -> None:
     paths = SubmitPaths(box.submit_path)
     jobs = box.processes("step.sh held")
     first.signal(signal.SIGSTOP)
-    another = Host("another", locks=False)
-    another.bps(box, "restart", "--id", "run").finish(30).complained(HELD, f"one (pid {first.pid})")
+    Host("another", locks=False).bps(box, "restart", "--id", "run").finish().complained(
+        HELD, f"one (pid {first.pid})"
+    )
     await_patience(paths.lock)
+    another = Host("another", locks=False, patience=PATIENCE)
     second = another.bps(box, "restart", "--id", "run")
     second_holds(box, second)
     before, lock = paths.driver_journal.read_bytes(), paths.lock.read_bytes()
     first.signal(signal.SIGCONT)
-    ended = first.finish(30).complained(HELD, f"another (pid {second.pid})")
+    ended = first.finish().complained(HELD, f"another (pid {second.pid})")
     assert ended.code == 1
     assert jobs
-    assert not any(job.is_running() for job in jobs)
+    wait_until(lambda: not any(job.is_running() for job in jobs), "its jobs have ended")
     assert paths.driver_journal.read_bytes() == before
     assert paths.lock.read_bytes() == lock
     box.let_go("held")
-    second.finish(30).succeeded()
+    second.finish().succeeded()
     assert Counter(box.steps("end")) == Counter(["first", "held", "last"])
     matrix.check("driver stopped, run taken over by another host, driver continued", box)
 
@@ -220,7 +226,7 @@ def second_holds(box: Sandbox, driver: Running) -> None:
         assert driver.poll() is None, f"it ended: {driver.finish()}"
         return box.steps("begin").count("held") == 2
 
-    wait_until(begun, "the other takes the run", 30.0)
+    wait_until(begun, "the other takes the run")
 
 
 def test_stopped_driver_keeps_a_shared_lock(box: Sandbox, matrix: Matrix) -> None:
@@ -228,12 +234,12 @@ def test_stopped_driver_keeps_a_shared_lock(box: Sandbox, matrix: Matrix) -> Non
     first = begin(box, Host("one"))
     first.signal(signal.SIGSTOP)
     await_patience(SubmitPaths(box.submit_path).lock)
-    another = Host("another")
-    another.bps(box, "restart", "--id", "run").finish(30).complained(HELD, f"one (pid {first.pid})")
-    assert "RUNNING" in another.bps(box, "report", "--id", "run").finish(30).succeeded().stdout
+    another = Host("another", patience=PATIENCE)
+    another.bps(box, "restart", "--id", "run").finish().complained(HELD, f"one (pid {first.pid})")
+    assert "RUNNING" in another.bps(box, "report", "--id", "run").finish().succeeded().stdout
     first.signal(signal.SIGCONT)
     box.let_go("held")
-    first.finish(30).succeeded()
+    first.finish().succeeded()
     assert box.steps("begin") == ["first", "held", "last"]
     matrix.check("driver stopped and continued, its lock seen by another host", box)
 
@@ -278,13 +284,13 @@ def test_driven_run(box: Sandbox, matrix: Matrix, place: str) -> None:
     paths = SubmitPaths(box.submit_path)
     before, lock = paths.driver_journal.read_bytes(), paths.lock.read_bytes()
     for name, action in VERBS.items():
-        done = second.start(box, action, name).finish(30).complained(HELD, f"(pid {driver.pid})")
+        done = second.start(box, action, name).finish().complained(HELD, f"(pid {driver.pid})")
         assert done.code == 1
     assert (paths.driver_journal.read_bytes(), paths.lock.read_bytes()) == (before, lock)
-    second.bps(box, "cancel", "--id", "run").finish(30).succeeded()
-    driver.finish(30).complained("was cancelled")
+    second.bps(box, "cancel", "--id", "run").finish().succeeded()
+    driver.finish().complained("was cancelled")
     box.let_go("held")
-    second.bps(box, "restart", "--id", "run").finish(30).succeeded()
+    second.bps(box, "restart", "--id", "run").finish().succeeded()
     assert Counter(box.steps("end")) == Counter(["first", "held", "last"])
     matrix.check(f"restart of a driven run, {place}", box, tries=len(VERBS))
 
@@ -313,7 +319,7 @@ def test_restart_while_pilots_live(make_bench: Callable[[Engine], Bench], matrix
 
     wait_until(again, "the jobs begin again", 120.0)
     bench.let_go()
-    second.finish(120).succeeded()
+    second.finish().succeeded()
     bench.assert_each_once(FOUR)
     assert old.isdisjoint(number for _, number, _ in list(bench.where())[len(FOUR) :])
     matrix.check("driver killed, restarted while its pilots live", bench)

@@ -61,7 +61,7 @@ def test_two_prepares_at_once(tiny: Sandbox, matrix: Matrix) -> None:
     text = (TINYCAM / "bps.yaml").read_text() + f"\nsubmitPath: {submit_path}\n"
     (tiny.path / "same.yaml").write_text(text)
     made = [tiny.fork("prepare", tiny.path / "same.yaml") for _ in range(2)]
-    done = [running.finish(60) for running in made]
+    done = [running.finish() for running in made]
     assert sorted(bool(one.code) for one in done) == [False, True], "\n".join(map(str, done))
     for one in done:
         if one.code:
@@ -87,12 +87,12 @@ def test_side_by_side(make_bench: Callable[[Engine], Bench], matrix: Matrix, nam
     for run in runs:
         wait_until(partial(has_begun, bench, run), f"{run} begins")
     bench.bps("cancel", "--id", runs[0]).succeeded()
-    drivers[0].finish(60).complained("was cancelled")
+    drivers[0].finish().complained("was cancelled")
     drivers[1].kill()
     for run in runs:
         (scripts(bench, run) / "hold").unlink()
-    bench.drive("restart", "--id", runs[1]).finish(60).succeeded()
-    drivers[2].finish(60).succeeded()
+    bench.drive("restart", "--id", runs[1]).finish().succeeded()
+    drivers[2].finish().succeeded()
     assert Counter(said(bench, runs[2])) == Counter(
         f"{kind} {step.name}" for step in steps for kind in ("begin", "end")
     )

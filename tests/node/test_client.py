@@ -29,7 +29,7 @@ def test_jobs_are_lost_when_they_have_ended(node: Node, how: str) -> None:
         assert set(node.run("/bin/true")) == {"lost"}
     else:
         node.client.kill(60.0, 100)
-    assert set(held.result(20)) == {"lost"}
+    assert set(held.result(60)) == {"lost"}
     assert [process for process in node.left() if process.pid == fifo.pid] == []
     assert not node.client.alive
 
@@ -45,7 +45,7 @@ def test_replies_on_their_way_count(node: Node, monkeypatch: pytest.MonkeyPatch)
         runner.sendall(json.dumps({"key": requests[1]["key"], "exit": 0}).encode() + b"\n")
         runner.shutdown(socket.SHUT_RDWR)
         assert set(node.run("/bin/true")) == {"lost"}
-    results = [future.result(20) for future in held]
+    results = [future.result(60) for future in held]
     assert sorted(map(list, results)) == [["exit"], ["lost"]]
 
 
@@ -62,8 +62,8 @@ def test_reader_does_not_wait_for_who_sends(node: Node, monkeypatch: pytest.Monk
         runner.recv(1)
         runner.sendall(json.dumps({"note": "of this node"}).encode() + b"\n")
         runner.sendall(json.dumps({"key": request["key"], "exit": 0}).encode() + b"\n")
-        assert first.result(10) == {"exit": 0, "note": "of this node"}
-    assert set(large.result(20)) == {"lost"}
+        assert first.result(60) == {"exit": 0, "note": "of this node"}
+    assert set(large.result(60)) == {"lost"}
 
 
 def test_runner_that_ends_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_runner_that_ends_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -
     ours, runner = socket.socketpair()
     runner.close()
     monkeypatch.setattr(RunnerClient, "_own", lambda self: ours)
-    assert set(beside(lambda: node.client.run(node.spec("/bin/true"))).result(20)) == {"lost"}
+    assert set(beside(lambda: node.client.run(node.spec("/bin/true"))).result(60)) == {"lost"}
 
 
 def test_runner_does_not_wait_for_who_does_not_read(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_runner_does_not_wait_for_who_does_not_read(node: Node, monkeypatch: pyt
 
     monkeypatch.setattr(RunnerClient, "_serve", serve_later)
     node.client._send({"kill": 0, "upto": REFUSED})
-    _, fifo = node.begin_held(n=REFUSED + 1, walltime=0.1)
+    node.begin_held(n=REFUSED + 1, walltime=0.1)
     keys = [f"{number}.1" for number in range(100, 100 + REFUSED)]
     refused = {key: Future[dict[str, Any]]() for key in keys}
     node.client._waiting |= refused

@@ -23,12 +23,12 @@ import pytest
 from lsst.ctrl.bps.parsl.driver.retry import decide
 from lsst.ctrl.bps.parsl.node import supervisor
 from lsst.ctrl.bps.parsl.run.journal import read_journal
-from node.test_runner import DRIVER, Node, Result, wait_gone
+from node.test_runner import DRIVER, Node, Result, is_alive, wait_gone
 from node.test_runner import node as node  # a fixture
 from package.test_workflow import logs, make_job, prepare
 
 WORK = """\
-import os, signal, sys, time
+import fcntl, os, signal, sys, termios, time
 
 def wait(*pids):
     for pid in pids:
@@ -52,9 +52,15 @@ def daemon(function, *arguments):
     os.close(write)
     return read
 
-def touch(mb, seconds):
+touched = os.pipe()
+
+def touch(mb, seconds, together=1):
     data = b"x" * (mb << 20)
     print(time.time(), flush=True)
+    os.write(touched[1], b"x")
+    # From now on, all of them have it.
+    while int.from_bytes(fcntl.ioctl(touched[0], termios.FIONREAD, bytes(4)), sys.byteorder) < together:
+        time.sleep(0.01)
     time.sleep(seconds)
 
 def burn(seconds):
@@ -63,6 +69,7 @@ def burn(seconds):
 
 shape, amount, seconds = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 mb = int(amount)
+print(time.process_time(), flush=True)
 if shape == "one":
     touch(mb, seconds)
 elif shape == "stubborn":
@@ -76,11 +83,12 @@ elif shape == "grandchild":
 elif shape == "daemon":
     os.read(daemon(touch, mb, seconds), 1)
 elif shape == "three":
-    children = [fork(touch, mb, seconds) for _ in range(2)]
-    touch(mb, seconds)
+    children = [fork(touch, mb, seconds, 3) for _ in range(2)]
+    touch(mb, seconds, 3)
     wait(*children)
 elif shape == "three in a row":
-    wait(fork(lambda: (fork(lambda: (fork(touch, mb, seconds), touch(mb, seconds))), touch(mb, seconds))))
+    last = lambda: (fork(touch, mb, seconds, 3), touch(mb, seconds, 3))
+    wait(fork(lambda: (fork(last), touch(mb, seconds, 3))))
 elif shape == "burn":
     burn(amount)
 elif shape == "burn in child":
@@ -96,7 +104,9 @@ elif shape == "burn in daemon that stays":
     daemon(stay)
     os.read(read, 1)
 """
-"""A job of one or several processes: its shape, MB or seconds of CPU time, and how long it stays."""
+"""A job of one or several processes: its shape, MB or seconds of CPU time, and how long it stays. It prints
+what its start took of CPU time, and when a process has its memory.
+"""
 
 
 def work(node: Node, *arguments: object, **more: Any) -> Future[Result]:
@@ -108,7 +118,7 @@ def work(node: Node, *arguments: object, **more: Any) -> Future[Result]:
     return node.begin(str(script), *map(str, arguments), **more)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> bool:
     """Wait for what other processes do; tell whether it has come."""
     end = time.monotonic() + seconds
     while not condition():
@@ -139,7 +149,7 @@ def test_peak_memory(node: Node, warm: bool, shape: str, amount: int, seconds: f
     first one; what several have together is seen when they have it for two seconds.
     """
     node.setup["warm"] = warm
-    result = work(node, shape, amount, seconds).result(30)
+    result = work(node, shape, amount, seconds).result(60)
     assert result["exit"] == 0, node.err()
     assert result.get("warm", False) == warm
     assert 0.9 * expected <= result["memory"] <= 1.1 * expected
@@ -155,10 +165,12 @@ def test_cpu_time(node: Node, warm: bool, shape: str) -> None:
     those that were still there at its end.
     """
     node.setup["warm"] = warm
-    result = work(node, shape, 0.4, 0).result(30)
+    result = work(node, shape, 0.4, 0).result(60)
     assert result["exit"] == 0, node.err()
     assert result.get("warm", False) == warm
-    assert 0.4 <= result["cpu"] <= 0.8
+    # How much Python takes to begin depends on the machine.
+    assert result["cpu"] >= 0.4
+    assert result["cpu"] - float(node.out()) <= 0.75
     *_, end = node.events()
     assert end["cpu"] == result["cpu"]
 
@@ -180,7 +192,7 @@ def test_small_job_is_not_as_large_as_its_runner(node: Node) -> None:
     """A job of 2 MB is not said to have much: of less than 10 MB the kernel tells what its supervisor had."""
     result = node.run("/bin/true")
     assert 0 < result["memory"] <= 16
-    assert result["cpu"] < 0.1
+    assert result["cpu"] < 0.5
 
 
 # What a job may have.
@@ -202,14 +214,14 @@ def test_small_job_is_not_as_large_as_its_runner(node: Node) -> None:
     ],
 )
 def test_job_over_its_request_is_ended(node: Node, shape: str, amount: int, warm: bool) -> None:
-    """Within a second after it passed its request, a job is ended, whatever it does about signals; the
+    """Soon after it passed its request, a job is ended, whatever it does about signals; the
     reason is in the result and in its log; the next attempt has more. Its neighbour goes on.
     """
     node.setup |= {"enforce": True, "warm": warm}
     neighbour, fifo = node.begin_held(memory=100)
-    result = work(node, shape, amount, 100, memory=100).result(30)
-    # On a slow machine it is ended before it has touched, and said, all.
-    assert all(result["end"] - touched < 1 for touched in map(float, node.out().split()))
+    result = work(node, shape, amount, 100, memory=100).result(60)
+    # On a slow machine it is ended before it has touched, and said, all; and only after a while.
+    assert all(result["end"] - touched < 15 for touched in map(float, node.out().split()[1:]))
     assert result["exit"] == 137
     assert result.get("warm", False) == warm
     assert result["why"].endswith("MB of memory; it had asked for 100 MB")
@@ -218,7 +230,7 @@ def test_job_over_its_request_is_ended(node: Node, shape: str, amount: int, warm
     assert "enforceMemory" in node.err()
     assert not neighbour.done()
     fifo.release()
-    assert neighbour.result(10)["exit"] == 0
+    assert neighbour.result(60)["exit"] == 0
     fields = {"number_of_retries": 3, "memory_multiplier": 2.0}
     decision = decide(fields, result, failures=0, losses=0, memory=100)
     assert (decision.retry, decision.charged, decision.memory) == (True, True, 200)
@@ -237,7 +249,7 @@ def test_job_over_its_request_is_ended(node: Node, shape: str, amount: int, warm
 def test_job_is_left_alone(node: Node, shape: str, enforce: bool | None, amount: int, memory: int) -> None:
     """A job that keeps to its request, or has none, or is not held to it, is not ended."""
     node.setup["enforce"] = enforce
-    result = work(node, shape, amount, 0.6, memory=memory).result(30)
+    result = work(node, shape, amount, 0.6, memory=memory).result(60)
     assert (result["exit"], result.get("why")) == (0, None)
 
 
@@ -251,7 +263,9 @@ def test_run_with_a_job_over_its_request(tmp_path: Path, amount: int, requests: 
     """
     script = tmp_path / "work.py"
     script.write_text(WORK)
-    command = f"{sys.executable} -S {script} one {amount} 1"
+    # Each attempt that is over its request stays until that is seen.
+    stays = f"$((BPS_PARSL_ATTEMPT <= {len(requests)} ? 100 : 1))"
+    command = f"/bin/bash -c '{sys.executable} -S {script} one {amount} {stays}'"
     job = make_job("a", command, request_memory=100, memory_multiplier=2.0, number_of_retries=5)
     site = {"class": "lsst.ctrl.bps.parsl.sites.Local", "cores": 2, "enforceMemory": True}
     run = prepare(tmp_path, job, site={"here": site})
@@ -301,12 +315,6 @@ def command(process: psutil.Process) -> list[str]:
     return []
 
 
-def is_alive(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
 def check_nobody_left(node: Node, seconds: float) -> None:
     """Check that all processes of the jobs are gone; end those that are not."""
     wait_until(lambda: not is_left(node), seconds)
@@ -334,7 +342,7 @@ def test_job_that_is_killed_ends_with_all_that_it_has_started(node: Node, kind: 
     """SIGKILL after the time that was given reaches every process of the job, wherever it has gone."""
     held, _ = node.begin_held(f"trap '' TERM\n{{ {LEFT_BEHIND[kind]}\n }} > /dev/null 2>&1")
     node.client.kill(0.1, 100)
-    assert held.result(10)["exit"] == 137
+    assert held.result(60)["exit"] == 137
     assert is_left(node) == []
 
 
@@ -347,8 +355,8 @@ def test_stopped_job_is_killed(node: Node, code: str, group: bool) -> None:
         os.killpg(fifo.pid, signal.SIGSTOP)
     else:
         os.kill(fifo.pid, signal.SIGSTOP)
-    node.client.kill(0.3, 100)
-    assert held.result(10)["exit"] == (137 if code else 143)
+    node.client.kill(0.3 if code else 60.0, 100)
+    assert held.result(60)["exit"] == (137 if code else 143)
     assert is_left(node) == []
 
 
@@ -385,8 +393,8 @@ def test_supervisor_that_is_killed(node: Node, kind: str) -> None:
         else:
             time.sleep(rng.uniform(0, 0.01))
         found.kill()
-        assert set(future.result(10)) == {"lost"}
-        check_nobody_left(node, 1.0)
+        assert set(future.result(60)) == {"lost"}
+        check_nobody_left(node, 20.0)
     assert node.run("/bin/true")["exit"] == 0
 
 
@@ -397,12 +405,12 @@ def test_two_supervisors_that_are_killed(node: Node) -> None:
         found = psutil.Process(fifo.pid).parent()
         assert found is not None
         found.kill()
-    assert all(set(future.result(10)) == {"lost"} for future, _ in held[:2])
+    assert all(set(future.result(60)) == {"lost"} for future, _ in held[:2])
     wait_gone(*(fifo.pid for _, fifo in held[:2]))
     for future, fifo in held[2:]:
         fifo.release()
-        assert future.result(10)["exit"] == 0
-    check_nobody_left(node, 1.0)
+        assert future.result(60)["exit"] == 0
+    check_nobody_left(node, 20.0)
 
 
 @pytest.mark.some(2)
@@ -410,7 +418,7 @@ def test_two_supervisors_that_are_killed(node: Node) -> None:
 @left_behind
 def test_runner_that_is_killed_with_its_driver(node: Node, kind: str, warm: bool) -> None:
     """Without a runner, and with nobody who could look for what it left, jobs, supervisors and fork
-    servers are gone within two seconds.
+    servers are gone soon.
     """
     fifo = node.fifo()
     code = f"{{ {LEFT_BEHIND[kind]}\n }} > /dev/null 2>&1; echo $$ > {fifo.said}; trap '' TERM; {SLEEP}"
@@ -430,14 +438,14 @@ def test_runner_that_is_killed_with_its_driver(node: Node, kind: str, warm: bool
         fifo.wait()
         driver.kill()
         os.kill(runner, signal.SIGKILL)
-    wait_until(lambda: not any(map(is_alive, node.left())), 2.0)
+    wait_until(lambda: not any(map(is_alive, node.left())))
     assert [process for process in node.left() if is_alive(process)] == []
 
 
 def test_supervisors_say_nothing(node: Node, capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing of a job's start and end is written to where the runner's errors go: a terminal."""
     futures = [node.begin("/bin/true") for _ in range(200)]
-    assert all(future.result(30)["exit"] == 0 for future in futures)
+    assert all(future.result(60)["exit"] == 0 for future in futures)
     node.close()
     assert capfd.readouterr() == ("", "")
 
@@ -453,7 +461,8 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 with open(sys.argv[1], "w") as said:
     print(os.getpid(), file=said)
-time.sleep(100)
+while True:
+    time.sleep(0.2)  # A signal that comes just before is heard after it.
 """
 """A command that writes something when it is asked to end."""
 
@@ -480,11 +489,12 @@ def test_last_words(node: Node, more: dict[str, str], line: str, how: str) -> No
     held = node.begin(script=line.format(f"{sys.executable} {script} {fifo.said}"), **more)
     fifo.wait()
     if how == "runner":
-        node.client.kill(20.0, 100)
+        node.client.kill(100.0, 100)
     else:
         for process in is_left(node):
-            process.terminate()
-    result = held.result(30)
+            with suppress(psutil.NoSuchProcess):  # It ended with the one before.
+                process.terminate()
+    result = held.result(60)
     before, after = ["before"] * bool(more), ["after"] * bool(more)
     assert [word for word in node.out().split("\n") if word not in ("a", "")] == [
         *before,
@@ -492,7 +502,7 @@ def test_last_words(node: Node, more: dict[str, str], line: str, how: str) -> No
         *after,
     ]
     assert result["exit"] == 143
-    assert result["end"] - result["start"] < 15
+    assert result["end"] - result["start"] < 60
 
 
 def test_group_that_ignores_a_request_is_killed(node: Node) -> None:
@@ -500,14 +510,14 @@ def test_group_that_ignores_a_request_is_killed(node: Node) -> None:
     held, _ = node.begin_held(f"trap '' TERM; {SLEEP} & trap - TERM")
     begun = time.monotonic()
     node.client.kill(1.0, 1)
-    assert held.result(10)["exit"] == 143
-    assert 1.0 <= time.monotonic() - begun < 5.0
+    assert held.result(60)["exit"] == 143
+    assert time.monotonic() - begun >= 1.0
     assert is_left(node) == []
     held, _ = node.begin_held(f"setsid {SLEEP} &")
     begun = time.monotonic()
-    node.client.kill(20.0, 100)
-    assert held.result(10)["exit"] == 143
-    assert time.monotonic() - begun < 10.0
+    node.client.kill(100.0, 100)
+    assert held.result(60)["exit"] == 143
+    assert time.monotonic() - begun < 60.0
 
 
 STUCK = """
@@ -544,7 +554,7 @@ def test_process_that_cannot_be_ended() -> None:
     """A process that outlives SIGKILL, in uninterruptible sleep or another user's, does not keep the job."""
     directory = str(Path(supervisor.__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", STUCK, directory], capture_output=True, text=True, timeout=30
+        [sys.executable, "-I", "-S", "-c", STUCK, directory], capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.stderr) == ("3 1\n", "")
 
@@ -584,7 +594,7 @@ def test_job_that_ends_while_its_supervisor_prepares_itself() -> None:
     """A job may end at any moment: its supervisor has no complaint, and tells of it."""
     directory = str(Path(supervisor.__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", AT_ONCE, directory], capture_output=True, text=True, timeout=30
+        [sys.executable, "-I", "-S", "-c", AT_ONCE, directory], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
     said = [json.loads(line) for line in done.stdout.splitlines()]

@@ -170,8 +170,9 @@ FLUSHED = {
     "atexit after exception": ("import atexit\natexit.register(print, 'x')\n1 / 0", "x\n"),
     "C atexit": ("import ctypes\nf = ctypes.CDLL(None).puts\nctypes.CDLL(None).on_exit(f, b'end of C')", None),
     "thread": (
-        "import threading\ne = threading.Event()\n"
-        "def f():\n    e.wait(); print('thread', threading.main_thread().is_alive())\n"
+        "import threading, time\ne = threading.Event()\n"
+        "def f():\n    e.wait()\n    while threading.main_thread().is_alive(): time.sleep(0.01)\n"
+        "    print('thread', threading.main_thread().is_alive())\n"
         "threading.Thread(target=f).start()\nthreading.Timer(0.05, e.set).start()\nprint('main')",
         "main\nthread False\n",
     ),
@@ -185,7 +186,8 @@ FLUSHED = {
     "thread exits": ("import sys, threading\nt = threading.Thread(target=sys.exit); t.start(); t.join()", ""),
     "interrupted wait for thread": (
         "import os, signal, threading, time\n"
-        "def f():\n    time.sleep(0.05); os.kill(os.getpid(), signal.SIGINT); time.sleep(0.05)\n"
+        "def f():\n    while threading.main_thread().is_alive(): time.sleep(0.01)\n"
+        "    time.sleep(0.2); os.kill(os.getpid(), signal.SIGINT); time.sleep(0.05)\n"
         "threading.Thread(target=f).start()\nprint('x')",
         "x\n",
     ),
@@ -437,7 +439,7 @@ PROCESSES = {
         "import asyncio, os, signal\nasync def f():\n    e = asyncio.Event()\n"
         "    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, e.set)\n    os.kill(os.getpid(), 15)\n    await e.wait(); print('x')\nasyncio.run(f())"
     ),
-    "alarm": "import signal\nclass T(Exception): pass\ndef f(*_): raise T\nsignal.signal(14, f); signal.setitimer(0, 0.02)\ntry: signal.pause()\nexcept T: print('x')",
+    "alarm": "import signal\nclass T(Exception): pass\ndef f(*_): raise T\nsignal.signal(14, f)\ntry:\n    signal.setitimer(0, 0.02)\n    while True: pass\nexcept T: print('x')",
     "threads": "import threading, queue\nq = queue.Queue()\n[threading.Thread(target=q.put, args=(n,)).start() for n in range(9)]\nprint(sorted(q.get() for _ in range(9)))",
     "thread names": "import threading\nt = threading.Thread(target=lambda: print(threading.current_thread().name)); t.start(); t.join(); print(threading.enumerate()[0].name)",
     "contextvars": "import contextvars\nprint(len(contextvars.copy_context()))",

@@ -195,7 +195,7 @@ def test_fork_server_that_is_killed(made: Callable[..., Sides]) -> None:
         server.kill()
         wait_gone(server.pid)
         fifo.release()
-        result = future.result(20)
+        result = future.result(60)
         assert (result["exit"], result.get("lost")) == (0, None)
         wait_gone(*pids)
         results = [sides.run(script) for _ in range(3)]
@@ -241,7 +241,7 @@ def test_server_that_stops(made: Callable[..., Sides]) -> None:
     server.suspend()
     futures = [sides.begin(script) for _ in range(5)]
     server.resume()
-    assert [future.result(20)["exit"] for future in futures] == [0] * 5
+    assert [future.result(60)["exit"] for future in futures] == [0] * 5
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -252,10 +252,10 @@ def test_supervisor_that_is_killed(made: Callable[..., Sides], warm: bool) -> No
     other, other_fifo, _ = hold(sides)
     future, _, (pid, supervisor, child) = hold(sides)
     os.kill(supervisor, signal.SIGKILL)
-    assert set(future.result(20)) == {"lost"}
+    assert set(future.result(60)) == {"lost"}
     wait_gone(pid, supervisor, child)
     other_fifo.release()
-    assert other.result(20)["exit"] == 0
+    assert other.result(60)["exit"] == 0
 
 
 def test_supervisor_and_server_that_are_killed(made: Callable[..., Sides]) -> None:
@@ -267,10 +267,10 @@ def test_supervisor_and_server_that_are_killed(made: Callable[..., Sides]) -> No
     server.kill()
     wait_gone(server.pid)
     os.kill(supervisor, signal.SIGKILL)
-    assert set(future.result(20)) == {"lost"}
+    assert set(future.result(60)) == {"lost"}
     wait_gone(pid, supervisor, child)
     other_fifo.release()
-    assert other.result(20).get("exit") == 0
+    assert other.result(60).get("exit") == 0
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -282,7 +282,7 @@ def test_runner_that_is_killed(made: Callable[..., Sides], warm: bool) -> None:
     servers = sides.servers()
     assert len(servers) == warm
     sides.runner().kill()
-    assert set(future.result(20)) == {"lost"}
+    assert set(future.result(60)) == {"lost"}
     wait_gone(*pids, *[server.pid for server in servers])
 
 
@@ -293,11 +293,11 @@ def test_job_that_is_killed_or_cancelled(made: Callable[..., Sides], warm: bool)
     sides.setup["warm"] = warm
     future, _, (pid, supervisor, child) = hold(sides)
     os.kill(pid, signal.SIGKILL)
-    assert future.result(20)["exit"] == 137
+    assert future.result(60)["exit"] == 137
     wait_gone(pid, supervisor, child)
     future, _, pids = hold(sides)
     sides.client.kill(5.0, 99)
-    assert future.result(20)["exit"] == 143
+    assert future.result(60)["exit"] == 143
     wait_gone(*pids)
 
 
@@ -332,7 +332,7 @@ def test_daemon_ends_with_its_job(made: Callable[..., Sides]) -> None:
             future = pool.submit(client.run, sides.spec(script, str(fifo.said), str(fifo.told)))
             fifo.wait()
             fifo.release()
-            assert future.result(20)["exit"] == 0
+            assert future.result(60)["exit"] == 0
         wait_gone(fifo.pid)
 
 

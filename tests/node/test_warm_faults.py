@@ -49,7 +49,7 @@ def test_what_no_process_can_be_given_ends_one_job(
     spec = {**sides.spec(script), **change}
     if not spec["argv"][0]:
         spec["argv"] = [script, *spec["argv"][1:]]
-    warm, cold = (beside(client.run, dict(spec)).result(30) for client in (sides.client, sides.cold))
+    warm, cold = (beside(client.run, dict(spec)).result(60) for client in (sides.client, sides.cold))
     assert (warm.get("exit"), warm.get("why")) == (126, cold["why"])
     assert sides.run_warm(script).out == "1\n"
 
@@ -88,7 +88,7 @@ def test_thousands_of_modules(made: Callable[..., Sides], tmp_path: Path, code: 
         """
     )
     expected = "4999\nimported\n" if code else "5000\n"
-    wait_until(lambda: sides.run_any(script).out == expected, 60)
+    wait_until(lambda: sides.run_any(script).out == expected, 180)
     assert sides.run_warm(script).out == expected
 
 
@@ -102,7 +102,7 @@ def test_server_that_does_not_read(made: Callable[..., Sides]) -> None:
     (server,) = sides.servers()
     server.suspend()
     try:
-        futures = [sides.begin(script) for _ in range(200)]
+        futures = [sides.begin_sent(script) for _ in range(200)]
         assert sides.run("/bin/true")["exit"] == 0
     finally:
         server.resume()
@@ -123,7 +123,7 @@ def test_supervisor_that_does_not_read() -> None:
                 job.kill()
             return {}
 
-        assert beside(kill_often).result(20) == {}
+        assert beside(kill_often).result(60) == {}
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
@@ -160,8 +160,8 @@ def test_supervisor_that_is_not_known_yet(made: Callable[..., Sides]) -> None:
     (server,) = sides.servers()
     runner = sides.runner()
     server.suspend()
-    future = sides.begin(script, str(fifo.said), str(fifo.told))
-    wait_until(lambda: sides.run("/bin/true")["exit"] == 0)  # The server was asked before.
+    future = sides.begin_sent(script, str(fifo.said), str(fifo.told))
+    assert sides.run("/bin/true")["exit"] == 0  # The server was asked before.
     runner.suspend()
     supervisor = psutil.Process(other_fifo.pid).parent()
     assert supervisor is not None
@@ -171,23 +171,30 @@ def test_supervisor_that_is_not_known_yet(made: Callable[..., Sides]) -> None:
     server.kill()
     wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
     runner.resume()
-    assert set(other.result(20)) == {"lost"}
+    assert set(other.result(60)) == {"lost"}
     fifo.release()
-    assert future.result(20).get("exit") == 0
+    assert future.result(60).get("exit") == 0
 
 
 HELD = """
 import os, signal, sys, time
+began = time.monotonic()
 import large
+touched = os.pipe()
 children = []
 for _ in range(2):
     if not (pid := os.fork()):
+        children = None
         break
     children.append(pid)
 x = b"x" * (50 << 20)
-if not children:
+if children is None:
+    os.write(touched[1], b"x")
     signal.pause()
-time.sleep(1)
+for _ in range(2):
+    os.read(touched[0], 1)
+# It is looked at them all the less often, the longer they run.
+time.sleep(1 + (time.monotonic() - began) / 5)
 for child in children:
     os.kill(child, 9)
 """
@@ -214,6 +221,6 @@ def test_memory_of_several_forked_processes(
     result = sides.run(sides.script(HELD, "several"))
     for future, fifo in held:
         fifo.release()
-        assert future.result(20)["exit"] == 0
+        assert future.result(60)["exit"] == 0
     assert result["warm"]
     assert 350 <= result["memory"] <= 400

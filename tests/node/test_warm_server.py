@@ -230,7 +230,7 @@ except ChildProcessError: print("no child")
 """
 
 
-@pytest.mark.some(6)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("code", IMPORTS.values(), ids=IMPORTS)
 def test_module_that_does_something_when_it_is_imported(
     made: Callable[..., Sides], tmp_path: Path, code: str

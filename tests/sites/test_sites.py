@@ -1010,6 +1010,7 @@ def test_no_work_queue(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "apt-get install" in found
 
 
+@pytest.mark.slow
 def test_work_queue_under_its_other_name(tmp_path: Path) -> None:
     """The module of Debian's package serves as the one that Parsl imports."""
     source = Path(str(work_queue_module.__file__)).read_text()

@@ -106,7 +106,7 @@ class Sides(Node):
 
     def run_cold(self, *argv: str, **more: Any) -> Outcome:
         """Run a job as a new process."""
-        result = beside(self.cold.run, self.spec(*argv, **more)).result(30)
+        result = beside(self.cold.run, self.spec(*argv, **more)).result(60)
         assert "warm" not in result
         return self.outcome(result, self._number)
 
@@ -116,7 +116,7 @@ class Sides(Node):
         number = self._number
         cold = self.run_cold(*argv, **more)
         cold = cold._replace(err=STALE.sub("", cold.err))
-        result = future.result(30)
+        result = future.result(60)
         assert result.get("warm"), result
         check_same(self.outcome(result, number), cold)
         check_same(self.run_warm(*argv, **more), cold)
@@ -158,7 +158,7 @@ class Sides(Node):
         super().close()
 
 
-def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for what no event tells."""
     end = time.monotonic() + seconds
     while not true():
