@@ -531,9 +531,12 @@ def begin():
     job = os.fork()
     if job == 0:
         os.setpgid(0, 0)
+        read, write = os.pipe()
         if os.fork() == 0:
             os.setsid()
+            os.write(write, b"x")
             time.sleep(100)
+        os.read(read, 1)  # It has left the group, which is killed.
         os._exit(3)
     # From now on, no signal has an effect on what is left.
     supervisor.end_descendants = lambda pid: None
