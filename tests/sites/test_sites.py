@@ -93,8 +93,7 @@ def complaints(site: dict[str, Any] | None = None, **section: Any) -> list[str]:
 
 def script_of(executor: Any) -> str:
     """Return the batch script of an executor on Slurm."""
-    executor.provider.script_dir = "/runs/x/scripts"
-    script = executor.provider.script("COMMAND", "COMMENT", "/logs/block")
+    script = executor.provider.script()
     assert isinstance(script, str)
     return script
 

@@ -167,6 +167,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         out_prefix : `str` or `os.PathLike`
             Submit directory.
         """
+        from .prepare.block_scripts import write_block_scripts
         from .prepare.payload import write_payload
         from .prepare.translate import translate
         from .site import SiteConfig
@@ -189,6 +190,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         write_environment_script(paths.environment_script)
         for one in sites.values():
             one.write_secrets(paths)
+        write_block_scripts(sites.values(), paths)
         translation.write(paths)  # Last: with a plan, it is a prepared run.
         # BPS's view of the workflow is large, and the plan has it all.
         self._generic = None

@@ -15,6 +15,8 @@ from parsl.providers import LSFProvider, PBSProProvider, TorqueProvider
 from parsl.providers.cluster_provider import ClusterProvider
 
 from ..errors import SchedulerError
+from .command_environment import taken_out
+from .launchers import with_temporary_directory
 from .pilot_records import record_pilots
 
 __all__ = ["LSFBlocks", "PBSProBlocks", "TorqueBlocks"]
@@ -40,6 +42,9 @@ class _Commands(ClusterProvider):
             directory = os.path.abspath(self.script_dir)
             # The path is in the command once, quoted.
             cmd = f"cd {shlex.quote(directory)} && {cmd.replace(f'{directory}/', './')}"
+        if names := taken_out():
+            # Parsl gives commands the environment as it is.
+            cmd = f"unset {' '.join(names)}; {cmd}"
         code, out, err = super().execute_wait(cmd, timeout)  # type: ignore[no-untyped-call]
         self.said = " ".join(f"{err} {out}".split())
         return code, out, err
@@ -102,6 +107,7 @@ class _Blocks:
         record_pilots(self.record, self.scheduler, name=name)
         reason = ""
         try:
+            command = with_temporary_directory(command)
             number = super().submit(command, tasks_per_node, name)  # type: ignore[misc]
         except Exception as exc:  # Parsl's classes differ in what they do about a refusal.
             number, reason = None, str(exc)
