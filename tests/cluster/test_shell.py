@@ -61,25 +61,25 @@ def script(bench: Bench) -> str:
 
 
 def test_same_blocks_and_jobs_in_each_shell(make_bench: Callable[[Engine], Bench], tmp_path: Path) -> None:
-    """In a plain shell, within salloc, within a batch job, and in a shell of a site that exports nothing
-    and has variables of an old session, the batch script is the same one, it is what prepare has shown,
-    and jobs see the variables of their own block.
+    """In a plain shell, within salloc, and within a batch job, be there variables of an old session or of a
+    site that exports nothing, the batch script is the same one, it is what prepare has shown, and jobs
+    see the variables of their own block.
     """
     size = ["-n1", "--mem-per-cpu=200"]
     inner, conf = tmp_path / "inner", {"SLURM_CONF": control.configuration()}
-    benches = {name: make_bench(TWO_NODES) for name in ("plain", "salloc", "sbatch", "old")}
+    benches = {name: make_bench(TWO_NODES) for name in ("plain", "salloc", "sbatch")}
     plain = benches["plain"].env
-    run = {"env": plain, "check": True, "capture_output": True}
-    subprocess.run(["salloc", *size, "sh", "-c", f"env -0 >{inner}1"], **run)  # type: ignore[call-overload]
-    subprocess.run(
-        ["sbatch", "--wait", *size, "--output=/dev/null", "--chdir=/", f"--wrap=env -0 >{inner}2"],
-        **run,  # type: ignore[call-overload]
-    )
+    show = f"env -0 >{inner}$0.new; mv {inner}$0.new {inner}$0"
+    for words in (
+        ["sbatch", *size, "--output=/dev/null", "--chdir=/", "--wrap", f"sh -c '{show}' 2"],
+        ["salloc", *size, "sh", "-c", show, "1"],
+    ):
+        subprocess.run(words, env=plain, check=True, capture_output=True)
+    wait_until(Path(f"{inner}2").exists, "the batch job has written its environment")
     more = {
         "plain": {},
-        "salloc": environment(Path(f"{inner}1")),
-        "sbatch": environment(Path(f"{inner}2")),
-        "old": OLD | SITES_OWN | FILTERS,
+        "salloc": OLD | environment(Path(f"{inner}1")),
+        "sbatch": environment(Path(f"{inner}2")) | SITES_OWN | FILTERS,
     }
     assert more["salloc"]["SLURM_MEM_PER_CPU"] == more["sbatch"]["SLURM_MEM_PER_CPU"] == "200"
     drivers: list[Running] = []

@@ -9,6 +9,7 @@ import secrets
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from parsl.providers import LSFProvider, PBSProProvider, TorqueProvider
@@ -26,6 +27,14 @@ STATUS_SECONDS = 15
 
 _LOGS = ("job_stdout_path", "job_stderr_path")
 """Parsl's names for the output of a block, in its template for PBS Professional."""
+
+
+_NAME = "BLOCK"
+_WORKERS = "# Here is what starts the workers, with the ports of the run."
+
+
+class _ShownError(Exception):
+    """Ends a submission when its script is known, which is the argument."""
 
 
 class _Commands(ClusterProvider):
@@ -65,6 +74,7 @@ class _Blocks:
 
     scheduler = ""
     said: str
+    script_dir: str | None
     resources: dict[Any, dict[str, Any]]
 
     def __init__(self, record: Path, seconds: int, **options: Any) -> None:
@@ -72,12 +82,35 @@ class _Blocks:
         self.record = record
         self.seconds = seconds
         self.refusal: SchedulerError | None = None
+        self._shows = False
+
+    def script(self) -> str:
+        """Return the batch script of the blocks.
+
+        Returns
+        -------
+        script : `str`
+            The script, with ``BLOCK`` for the name of a block, and a comment
+            in place of what starts the workers.
+        """
+        self._shows, directory = True, self.script_dir
+        try:
+            self.script_dir = directory or "."  # Parsl sets it later.
+            super().submit(with_temporary_directory(_WORKERS), 1, _NAME)  # type: ignore[misc]
+        except _ShownError as shown:
+            return str(shown)
+        finally:
+            self._shows, self.script_dir = False, directory
+        raise AssertionError("Parsl writes no script")
 
     def _write_submit_script(self, template: str, path: str, job_name: str, configs: dict[str, Any]) -> None:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         # The command that submits it runs there, and a directive cannot hold every path.
         template = template.replace("${submit_script_dir}/", "")
         logs = {key: os.path.basename(value) for key, value in configs.items() if key in _LOGS}
+        if self._shows:
+            text = Template(template).substitute(jobname=job_name, **{**configs, **logs})
+            raise _ShownError(text.replace(job_name, _NAME))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         super()._write_submit_script(template, path, job_name, {**configs, **logs})  # type: ignore[misc]
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:

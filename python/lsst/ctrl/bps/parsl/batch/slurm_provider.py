@@ -9,7 +9,6 @@ values do not pass through a shell.
 from __future__ import annotations
 
 import math
-import os
 import re
 import secrets
 import shlex

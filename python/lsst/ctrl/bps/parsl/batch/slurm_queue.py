@@ -121,8 +121,8 @@ def list_jobs(timeout: float, clusters: str | None = None) -> list[SlurmJob]:
     for line in _run([*command, *_on(clusters)], timeout).splitlines():
         parts = line.strip().split("|", 3)
         if len(parts) == 4:
-            *most, command = parts
-            jobs.append(SlurmJob(*most, command.rpartition(" ")[2]))
+            parts[3] = parts[3].rpartition(" ")[2]
+            jobs.append(SlurmJob(*parts))
     return jobs
 
 
