@@ -6,10 +6,13 @@ The commands are scripts of the test's own, with a file for a queue.
 
 from __future__ import annotations
 
+import os
 import shlex
 import stat
+import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,11 +36,10 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SBATCH = """\
-script=$(eval "echo \\"\\${$#}\\"")
-comment=$(sed -n 's/^#SBATCH --comment=//p' "$script")
+for word in "$@"; do case "$word" in -*) shift ;; *) break ;; esac; done
 number=$(cat next)
 echo $((number + 1)) > next
-echo "$number|PD|Priority|$comment" >> queue
+printf '%s|PD|Priority|%s\\n' "$number" "$*" >> queue
 echo "$number"
 """
 """Takes a job into the queue."""
@@ -126,9 +128,19 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parsl.addresses.requests.get", query)
 
 
-def make_provider(tmp_path: Path, scripts: str = "scripts", **section: Any) -> Any:
+OPTIONS = (
+    "SLURM_JOB_ID SLURM_MEM_PER_CPU SLURM_EXPORT_ENV SLURM_HINT SLURM_CPU_BIND SLURM_NTASKS "
+    "SLURM_TASKS_PER_NODE SLURM_DISTRIBUTION SLURM_WORKING_CLUSTER SLURM_TIME_FORMAT "
+    "SBATCH_EXPORT SBATCH_ACCOUNT SBATCH_WAIT "
+    "SALLOC_PARTITION SRUN_CPUS_PER_TASK SQUEUE_USERS SQUEUE_PARTITION SQUEUE_FORMAT SCANCEL_STATE "
+    "SCONTROL_FEDERATION SACCT_FEDERATION _SLURM_SPANK_OPTION_x_y PMI_RANK CUDA_VISIBLE_DEVICES PBS_DPREFIX"
+).split()
+FINDING = "PATH HOME SLURM_CONF SLURM_JWT SLURMRESTD_URL".split()
+
+
+def make_provider(tmp_path: Path, directory: str = "run", **section: Any) -> Any:
     """Make the provider of a Slurm site, as Parsl finds it."""
-    submit_path = tmp_path / "run"
+    submit_path = tmp_path / directory
     (submit_path / "parsl").mkdir(parents=True, exist_ok=True)
     config = BpsConfig(
         {
@@ -139,8 +151,6 @@ def make_provider(tmp_path: Path, scripts: str = "scripts", **section: Any) -> A
         }
     )
     provider: Any = Slurm(config).make_executor("slurm").provider
-    provider.script_dir = str(tmp_path / scripts)
-    Path(provider.script_dir).mkdir(parents=True)
     return provider
 
 
@@ -166,12 +176,17 @@ def state_of(provider: Any, number: str) -> JobState:
 
 
 def test_jobs_in_the_queue(slurm: Commands) -> None:
-    """Each line is a job; a reason or a comment may hold anything, and lines of other kinds are none."""
+    """Each line is a job; a reason or a command may hold anything, and lines of other kinds are none."""
     slurm.jobs(
-        "CLUSTER: one", "", "7|R|None|bps-parsl:x:a|b", "8|PD|(Resources, etc)|", "9|CD|None|(null)", "x"
+        "CLUSTER: one",
+        "",
+        "7|R|None|/runs/a b|c/x.sh bps-parsl:x:a",
+        "8|PD|(Resources, etc)|",
+        "9|CD|None|(null)",
+        "x",
     )
     assert list_jobs(60) == [
-        SlurmJob("7", "R", "None", "bps-parsl:x:a|b"),
+        SlurmJob("7", "R", "None", "bps-parsl:x:a"),
         SlurmJob("8", "PD", "(Resources, etc)", ""),
         SlurmJob("9", "CD", "None", "(null)"),
     ]
@@ -217,7 +232,7 @@ def test_command_that_is_not_there(slurm: Commands, name: str, monkeypatch: pyte
     monkeypatch.setenv("PATH", str(slurm.directory))
     calls: dict[str, Callable[[], object]] = {
         "squeue": lambda: list_jobs(60),
-        "sbatch": lambda: submit_script("x.sh", 60),
+        "sbatch": lambda: submit_script("x.sh", "m", 60),
         "scancel": lambda: cancel_jobs(["1"], 60),
     }
     error = refused(calls[name])
@@ -255,14 +270,14 @@ def test_what_is_no_utf8(slurm: Commands) -> None:
 def test_number_of_a_job(slurm: Commands, said: str) -> None:
     """The number is found whatever a site's plugins print beside it."""
     slurm.does("sbatch", f"printf '%s\\n' {shlex.quote(said)}")
-    assert submit_script("x.sh", 60) == "123"
+    assert submit_script("x.sh", "m", 60) == "123"
 
 
 @pytest.mark.parametrize("said", ["", "welcome", "Submitted"])
 def test_no_number(slurm: Commands, said: str) -> None:
     """An sbatch that says no number has not submitted anything that we could follow."""
     slurm.does("sbatch", f"echo {said}")
-    assert "did not say the number" in refused(lambda: submit_script("x.sh", 60)).message
+    assert "did not say the number" in refused(lambda: submit_script("x.sh", "m", 60)).message
 
 
 @pytest.mark.parametrize(
@@ -296,7 +311,7 @@ def test_no_number(slurm: Commands, said: str) -> None:
 def test_refusal_that_stays(slurm: Commands, message: str) -> None:
     """What is wrong with a request is wrong the next time too: the run must not wait for it."""
     slurm.fails("sbatch", message if message.startswith("sbatch: ") else f"sbatch: error: {message}")
-    assert refused(lambda: submit_script("x.sh", 60)).final
+    assert refused(lambda: submit_script("x.sh", "m", 60)).final
 
 
 @pytest.mark.parametrize(
@@ -320,7 +335,7 @@ def test_refusal_that_stays(slurm: Commands, message: str) -> None:
 def test_refusal_that_passes(slurm: Commands, message: str) -> None:
     """A controller that is away, and limits that other jobs fill, are waited for; so is the unknown."""
     slurm.fails("sbatch", f"sbatch: error: {message}")
-    error = refused(lambda: submit_script("x.sh", 60))
+    error = refused(lambda: submit_script("x.sh", "m", 60))
     assert not error.final
     assert error.message.startswith("sbatch: ")
 
@@ -329,23 +344,29 @@ def test_refusal_that_passes(slurm: Commands, message: str) -> None:
 
 
 def test_block_is_submitted(slurm: Commands, provider: Any, tmp_path: Path) -> None:
-    """Each block has a script of its own, and whom to look for is written down before Slurm is asked."""
+    """All blocks have the script of their kind, and each what starts its workers; whom to look for is
+    written down before Slurm is asked.
+    """
     slurm.does("sbatch", f"cp {tmp_path}/run/parsl/pilots.jsonl seen; {SBATCH}")
     with umask(0):
-        assert provider.submit("the command", 1, "parsl.slurm.block-0") == "100"
-        assert provider.submit("the command", 1, "parsl.slurm.block-1") == "101"
-    scripts = sorted(Path(provider.script_dir).glob("*.sh"))
-    assert [words[-1] for words in slurm.calls("sbatch")] == [str(script) for script in scripts]
-    for script in scripts:
-        assert stat.S_IMODE(script.stat().st_mode) == 0o600
-        assert "the command" in script.read_text()
+        assert provider.submit("command 0", 1, "parsl.slurm.block-0") == "100"
+        assert provider.submit("command 1", 1, "parsl.slurm.block-1") == "101"
+    blocks = tmp_path / "run" / "blocks"
+    marks = [job.mark for job in list_jobs(10)]
+    assert slurm.calls("sbatch") == [["--parsable", str(blocks / "here.slurm.sh"), mark] for mark in marks]
+    assert (blocks / "here.slurm.sh").read_text() == provider.script()
+    assert len(set(marks)) == 2
+    for number, mark in enumerate(marks):
+        assert mark.startswith("bps-parsl:u_me_x:")
+        workers = blocks / f"{mark.rpartition(':')[2]}.workers"
+        assert workers.read_text().endswith(f"\ncommand {number}\n")
+    for path in blocks.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
     record = tmp_path / "run" / "parsl" / "pilots.jsonl"
     assert stat.S_IMODE(record.stat().st_mode) == 0o600
     assert "bps-parsl:u_me_x" in (slurm.directory / "seen").read_text()
-    comments = [job.comment for job in list_jobs(60)]
-    assert len(set(comments)) == 2
-    assert all(comment.startswith("bps-parsl:u_me_x:") for comment in comments)
     assert provider.resources["100"]["status"].state is JobState.PENDING
+    assert provider.resources["100"]["job_stderr_path"] == f"{blocks}/here.slurm-100.stderr"
 
 
 @pytest.mark.parametrize(
@@ -354,18 +375,21 @@ def test_block_is_submitted(slurm: Commands, provider: Any, tmp_path: Path) -> N
 )
 def test_paths_with_anything_in_them(slurm: Commands, tmp_path: Path, name: str) -> None:
     """A submit path's characters reach Slurm as they are, and no shell reads them."""
-    provider = make_provider(tmp_path, f"{name}/scripts")
+    provider = make_provider(tmp_path)
+    provider.script_path = tmp_path / name / "blocks" / "here.slurm.sh"
+    (tmp_path / name).mkdir()
     before = {path.name for path in tmp_path.iterdir()}
-    provider.submit("c", 1, "block-0")
-    (words,) = slurm.calls("sbatch")
-    assert words[-1].startswith(f"{provider.script_dir}/")
+    provider.submit("echo workers", 1, "block-0")
+    ((*_, script, mark),) = slurm.calls("sbatch")
+    assert script == f"{tmp_path}/{name}/blocks/here.slurm.sh"
     job = provider.resources["100"]
-    lines = Path(words[-1]).read_text().splitlines()
+    lines = Path(script).read_text().splitlines()
     for option, key in (("output", "job_stdout_path"), ("error", "job_stderr_path")):
         (line,) = [line for line in lines if line.startswith(f"#SBATCH --{option}=")]
         (word,) = shlex.split(line.removeprefix("#SBATCH "))
-        assert word == f"--{option}={job[key]}".replace("%", "%%")
-        assert job[key].startswith(f"{tmp_path}/{name}/scripts/")
+        assert word == f"--{option}={job[key]}".replace("%", "%%").replace("-100.", "-%j.")
+    done = subprocess.run(["bash", script, mark], capture_output=True, text=True, check=False)
+    assert "workers" in done.stdout.splitlines()
     assert {path.name for path in tmp_path.iterdir()} == before
     assert not list(tmp_path.rglob("x"))
 
@@ -373,10 +397,11 @@ def test_paths_with_anything_in_them(slurm: Commands, tmp_path: Path, name: str)
 def test_block_names_with_anything_in_them(slurm: Commands, provider: Any) -> None:
     """Parsl's name of a block holds the executor's label, which is the user's."""
     provider.submit("c", 1, "parsl.big jobs/$(id).block-0")
-    (words,) = slurm.calls("sbatch")
+    ((*_, mark),) = slurm.calls("sbatch")
     (job,) = list_jobs(60)
-    assert Path(words[-1]).parent == Path(provider.script_dir)
-    assert not set(" $()/") & set(job.comment)
+    assert job.mark == mark
+    assert not set(" $()/") & set(mark)
+    assert len(list(provider.script_path.parent.glob("*.workers"))) == 1
 
 
 def test_label_with_a_blank(tmp_path: Path, slurm: Commands) -> None:
@@ -390,8 +415,7 @@ def test_label_with_a_blank(tmp_path: Path, slurm: Commands) -> None:
         }
     )
     provider: Any = Slurm(config).make_executor("big jobs").provider
-    provider.script_dir = str(tmp_path)
-    (line,) = [line for line in provider.script("c", "x", "/l").splitlines() if "--job-name" in line]
+    (line,) = [line for line in provider.script().splitlines() if "--job-name" in line]
     assert len(shlex.split(line.removeprefix("#SBATCH "))) == 1
 
 
@@ -556,7 +580,7 @@ def test_sweep(slurm: Commands, provider: Any) -> None:
         f"3|CD|None|{provider.tag}:ended",
         f"4|R|None|{provider.tag}2:another run",
         "5|R|None|",
-        f"6|ZZ|None|{provider.tag}:unknown state",
+        f"6|ZZ|None|{provider.tag}:unknown-state",
     )
     assert provider.sweep() == 3
     (words,) = slurm.calls("scancel")
@@ -585,6 +609,85 @@ def test_constructor_asks_nothing(tmp_path: Path, slurm: Commands) -> None:
         slurm.does(name, "")
     make_provider(tmp_path)
     assert not (slurm.directory / "calls").exists()
+
+
+# The environment.
+
+
+def test_shells_options_reach_no_command(
+    slurm: Commands, provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables that Slurm's commands read as options stay here; those by which they find Slurm do not."""
+    for name in OPTIONS:
+        monkeypatch.setenv(name, "7")
+    for name in FINDING[2:]:
+        monkeypatch.setenv(name, "here")
+    for name, code in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL)):
+        slurm.does(name, f"env >> seen\n{code}")
+    number = provider.submit("c", 1)
+    provider.status([number])
+    provider.cancel([number])
+    seen = Counter(line.partition("=")[0] for line in (slurm.directory / "seen").read_text().splitlines())
+    assert {name: seen[name] for name in OPTIONS} == dict.fromkeys(OPTIONS, 0)
+    assert {name: seen[name] for name in FINDING} == dict.fromkeys(FINDING, 3)
+
+
+def test_clusters_that_the_shell_has_chosen(
+    slurm: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_waiting: list[float]
+) -> None:
+    """A cluster that a module has chosen is asked, and written down: the blocks are found from other
+    shells; the settings' own choice comes first.
+    """
+    monkeypatch.setenv("SLURM_CLUSTERS", "b")
+    provider = make_provider(tmp_path)
+    provider.submit("c", 1)
+    assert "--clusters=b" in slurm.calls("sbatch")[0]
+    monkeypatch.setenv("SLURM_CLUSTERS", "c")
+    assert make_provider(tmp_path, "other", provider_options={"clusters": "a"}).clusters == "a"
+    monkeypatch.delenv("SLURM_CLUSTERS")
+    assert end_pilots(tmp_path / "run" / "parsl" / "pilots.jsonl") == 1
+    assert "--clusters=b" in slurm.calls("scancel")[0]
+
+
+@pytest.mark.parametrize("memory", [None, 4])
+@pytest.mark.parametrize("options", ["", "#SBATCH --hint=nomultithread"])
+def test_block_drops_what_contradicts_it(
+    slurm: Commands, tmp_path: Path, memory: int | None, options: str
+) -> None:
+    """What a profile that worker_init reads says about steps is dropped before the workers start; what
+    the settings ask for, and what Slurm itself has said, stays.
+    """
+    foreign = "SLURM_EXPORT_ENV SLURM_HINT SLURM_MEM_PER_CPU SLURM_CPU_BIND SLURM_JOB_ID SLURM_MPI_TYPE"
+    init = "".join(f"export {name}=7\n" for name in foreign.split())
+    provider = make_provider(tmp_path, worker_init=init, mem_per_node=memory, scheduler_options=options)
+    provider.submit("env", 1)
+    ((*_, script, mark),) = slurm.calls("sbatch")
+    done = subprocess.run(["bash", script, mark], capture_output=True, text=True, check=True)
+    left = {line.partition("=")[0] for line in done.stdout.splitlines()}.intersection(foreign.split())
+    kept = {"SLURM_JOB_ID", "SLURM_MPI_TYPE"}
+    assert left == kept | ({"SLURM_HINT"} if options else set()) | (
+        set() if memory else {"SLURM_MEM_PER_CPU"}
+    )
+
+
+@pytest.mark.parametrize("directory", ["missing", "there"])
+def test_temporary_directory_of_another_host(
+    slurm: Commands, provider: Any, tmp_path: Path, directory: str
+) -> None:
+    """Where the node has no such directory, jobs get one that it has, and the block's log says so once."""
+    (tmp_path / "there").mkdir()
+    provider.submit('echo "it is $TMPDIR"', 1)
+    ((*_, script, mark),) = slurm.calls("sbatch")
+    environ = {**os.environ, "TMPDIR": str(tmp_path / directory)}
+    done = subprocess.run(["bash", script, mark], capture_output=True, text=True, check=True, env=environ)
+    lines = [line for line in done.stderr.splitlines() if "TMPDIR" in line]
+    if directory == "there":
+        assert f"it is {tmp_path}/there" in done.stdout
+        assert not lines
+    else:
+        assert "it is /tmp\n" in done.stdout
+        assert len(lines) == 1
+        assert f"{tmp_path}/missing" in lines[0]
 
 
 # What a dead driver left.

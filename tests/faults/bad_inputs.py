@@ -158,6 +158,7 @@ TOP: list[tuple[str, Said]] = [
     ("parsl: LOUD", ("parsl: 'LOUD'", "log_level")),
     ("parsl: {loglevel: INFO}", ("parsl.loglevel", "did you mean log_level?")),
     ("memoryLimit: lots", ("memoryLimit: 'lots'", "a number of MB")),
+    ("memoryLimit: '-5'", ("memoryLimit: '-5'", "a number of MB")),
     ("memoryLimit: true", ("memoryLimit: True", "a number of MB")),
     ("memoryLimit: -5", ("memoryLimit: -5", "a number of MB")),
     ("computeSite: 5", ("computeSite: 5", "a text is wanted")),

@@ -189,9 +189,7 @@ def scripts_of(site: SiteConfig, machine: Machine) -> list[str]:
         provider.script_dir = os.path.join(executor.run_dir, "submit_scripts")
         command = command_of(executor)
         if isinstance(provider, SlurmBlocks):
-            found.append(
-                provider.script(command, f"{provider.tag}:block-0", f"{provider.script_dir}/block-0")
-            )
+            found += [provider.script(), command]
         elif isinstance(provider, LocalProvider):
             head = f"{provider.worker_init}\nexport JOBNAME=block-0\n"
             launched = provider.launcher(command, 1, provider.nodes_per_block, provider.script_dir)

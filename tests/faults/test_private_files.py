@@ -30,7 +30,8 @@ PRIVATE = (
     "parsl/environment.sh",
     "parsl/pilots.jsonl",
     "parsl/workers.password",
-    "runinfo/*/submit_scripts/*.sh",
+    "blocks/*.sh",
+    "blocks/*.workers",
     "runinfo/*/*/certificates/**/*",
     "*.env.info.yaml",
 )

@@ -82,7 +82,7 @@ def test_site_is_made_of_its_section() -> None:
     assert site.settings.cores == 3
     assert site.site["cores"] == 3
     assert site.config["uniqProcName"] == "u_me_x"
-    assert site.resource_list == []
+    assert site.resource_list == ["priority"]
 
 
 @pytest.mark.parametrize("name", [None, ""])

@@ -637,7 +637,8 @@ def test_resources_are_those_that_the_site_wants(tmp_path: Path) -> None:
     """Executors are told only of what the site's ``resource_list`` has; memory is what it has grown to."""
     setting = Setting(tmp_path)
     plan = setting.translate(add(GenericWorkflow("w"), make_job("a", request_memory=2048)))
-    assert setting.maker(plan).make(0, 1, None).resources == {}
+    site = Local(setting.config, resource_list=[])
+    assert maker_for(plan, site, setting.paths).make(0, 1, None).resources == {}
     site = Local(setting.config, resource_list=["memory", "cores", "priority"])
     task = maker_for(plan, site, setting.paths).make(0, 2, 4096)
     assert task.resources == {"memory": 4096, "cores": 1}

@@ -24,7 +24,9 @@ from lsst.ctrl.bps.parsl.settings.types import (
     Gigabytes,
     Lines,
     Memory,
+    Number,
     Options,
+    Port,
     Seconds,
     Walltime,
     Whole,
@@ -60,6 +62,26 @@ def settings_of(tmp_path: Path, text: str, site: str = "Slurm", head: str = "") 
     return SiteConfig.from_config(BpsConfig(str(path))).settings
 
 
+NUMBERS = (Number, Whole, Count, Port, Fraction, Seconds, Memory, Gigabytes, Walltime)
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+@pytest.mark.parametrize("value", [4, 4.0, 1, 0.5, 120.0, 7200.0])
+def test_quoted_numbers(kind: Any, value: float) -> None:
+    """A number in quotes is what it is without them, and refused where that is; but a walltime in quotes
+    that is a whole number is Slurm's, which are minutes.
+    """
+    if kind is Walltime and isinstance(value, int):
+        return
+    found = []
+    for written in (value, f"{value}", f" {value} "):
+        try:
+            found.append(TypeAdapter(kind).validate_python(written))
+        except ValidationError:
+            found.append("refused")
+    assert found == [found[0]] * 3
+
+
 # Walltime.
 
 
@@ -78,6 +100,9 @@ def settings_of(tmp_path: Path, text: str, site: str = "Slurm", head: str = "") 
         ('"90"', 5400),
         ("10.0", 36000),
         ("0.5", 1800),
+        ("'10.0'", 36000),
+        ('".5"', 1800),
+        ('"1."', 3600),
         ("1-12", 129600),
         ("1-12:30", 131400),
         ("1-12:30:15", 131415),
@@ -141,7 +166,6 @@ def test_walltime_that_is_negative(value: int) -> None:
         "",
         "two hours",
         "2h",
-        "2.5",
         "2,5",
         "1:2:3:4",
         "1-2:3:4:5",

@@ -93,8 +93,7 @@ def complaints(site: dict[str, Any] | None = None, **section: Any) -> list[str]:
 
 def script_of(executor: Any) -> str:
     """Return the batch script of an executor on Slurm."""
-    executor.provider.script_dir = "/runs/x/scripts"
-    script = executor.provider.script("COMMAND", "COMMENT", "/logs/block")
+    script = executor.provider.script()
     assert isinstance(script, str)
     return script
 
@@ -385,11 +384,16 @@ def test_golden_scripts_of_other_batch_systems(
     """The scripts, and the commands that submit them, are those that were read by somebody."""
     (tmp_path / "parsl").mkdir()
     (executor,) = make_site(QUEUES[name][0], tmp_path, **QUEUES[name][1]).get_executors()
+    shown = executor.provider.script()
     executor.provider.script_dir = str(tmp_path)
     # Parsl's executors ask for one task on a node.
     executor.provider.submit("COMMAND", 1, f"parsl.{executor.label}.block-0")
     scripts = [path for path in tmp_path.iterdir() if path.is_file()]
     (script,) = [path for path in scripts if path.read_text().startswith("#!/bin/bash\n")]
+    name_of_block = re.findall(r"[\w.]+block-0-[0-9a-f]+\.[0-9.]+[0-9]", script.read_text())[0]
+    here_workers = "# Here is what starts the workers, with the ports of the run."
+    submitted = script.read_text().replace(name_of_block, "BLOCK").replace("COMMAND", here_workers)
+    assert submitted.replace(shlex.quote(here_workers), here_workers) == shown
     text = f"{script.read_text()}\n# Submitted with:\n# {asked[-1]}\n"
     text = re.sub(
         r"(block-0)-[0-9a-f]+\.[0-9.]+[0-9]",

@@ -122,6 +122,10 @@ class SubmitPaths:
         """What was asked of a batch system."""
         return self.directory / "pilots.jsonl"
 
+    def block_script(self, name: str) -> Path:
+        """Return the batch script of the blocks of a name; what they write is beside it."""
+        return self.submit_path / "blocks" / f"{safe_name(name)}.sh"
+
     @property
     def password(self) -> Path:
         """What Work Queue and its workers know each other by (private)."""

@@ -167,6 +167,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         out_prefix : `str` or `os.PathLike`
             Submit directory.
         """
+        from .prepare.block_scripts import write_block_scripts
         from .prepare.payload import write_payload
         from .prepare.translate import translate
         from .site import SiteConfig
@@ -189,9 +190,9 @@ class ParslWorkflow(BaseWmsWorkflow):
         write_environment_script(paths.environment_script)
         for one in sites.values():
             one.write_secrets(paths)
+        write_block_scripts(sites.values(), paths)
         translation.write(paths)  # Last: with a plan, it is a prepared run.
-        # BPS's view of the workflow is large, and the plan has it all.
-        self._generic = None
+        self._generic = None  # BPS's view of the workflow is large, and the plan has it all.
         register_run(self.name, paths.submit_path)
 
     def add_to_parent_workflow(self, config: BpsConfig) -> None:
@@ -394,6 +395,5 @@ class ParslWorkflow(BaseWmsWorkflow):
             Raised if there is no such percentile, or if the margin is
             negative.
         """
-        find = section_finder(self.config)
-        usage = RunView(self.paths).usage
+        usage, find = RunView(self.paths).usage, section_finder(self.config)
         return Table(snippet(self.name, usage, find, percentile=percentile, margin=margin))

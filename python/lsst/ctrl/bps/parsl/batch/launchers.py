@@ -12,9 +12,33 @@ import shlex
 
 from parsl.launchers import JsrunLauncher, MpiExecLauncher
 
-__all__ = ["Jsrun", "LaunchCommand", "Mpiexec"]
+__all__ = ["Jsrun", "LaunchCommand", "Mpiexec", "with_temporary_directory"]
 
 _PATHS = ("cert_dir", "logdir", "logconf")
+
+_TEMPORARY = """\
+if [ -n "$TMPDIR" ] && ! { [ -d "$TMPDIR" ] && [ -w "$TMPDIR" ]; }; then
+    echo "TMPDIR is $TMPDIR, which cannot be written to on $(uname -n); /tmp is used" >&2
+    export TMPDIR=/tmp
+fi
+"""
+
+
+def with_temporary_directory(command: str) -> str:
+    """Have a command find a directory for temporary files.
+
+    Parameters
+    ----------
+    command : `str`
+        What starts the workers of a node, in bash.
+
+    Returns
+    -------
+    command : `str`
+        The same, after a look at ``TMPDIR``: batch systems bring it along
+        from a submit host whose directory the node may lack.
+    """
+    return f"{_TEMPORARY}{command}"
 
 
 class LaunchCommand(str):

@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import SchedulerError
 from ..files import PRIVATE, open_append, read_file, storage_errors
 from ..node.journal import add
+from .command_environment import command_environment
 from .slurm_queue import cancel_jobs, jobs_with_tag
 
 __all__ = ["end_pilots", "read_pilots", "record_pilots"]
@@ -56,7 +57,7 @@ def record_pilots(path: Path, scheduler: str, **what: str | None) -> None:
     scheduler : `str`
         ``slurm``, ``torque``, ``pbspro`` or ``lsf``.
     **what : `str`, optional
-        For Slurm ``tag``, the beginning of the jobs' comments, and
+        For Slurm ``tag``, the beginning of the jobs' marks, and
         ``clusters``; for the others the ``name`` of a job, and once more with
         its ``id`` as soon as that is known.
     """
@@ -229,6 +230,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
             errors="replace",
             timeout=COMMAND_SECONDS,
             stdin=subprocess.DEVNULL,
+            env=command_environment(),
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise SchedulerError(f"{' '.join(command)}: {exc}") from None

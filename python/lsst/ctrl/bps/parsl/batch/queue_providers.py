@@ -9,12 +9,15 @@ import secrets
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from parsl.providers import LSFProvider, PBSProProvider, TorqueProvider
 from parsl.providers.cluster_provider import ClusterProvider
 
 from ..errors import SchedulerError
+from .command_environment import taken_out
+from .launchers import with_temporary_directory
 from .pilot_records import record_pilots
 
 __all__ = ["LSFBlocks", "PBSProBlocks", "TorqueBlocks"]
@@ -24,6 +27,14 @@ STATUS_SECONDS = 15
 
 _LOGS = ("job_stdout_path", "job_stderr_path")
 """Parsl's names for the output of a block, in its template for PBS Professional."""
+
+
+_NAME = "BLOCK"
+_WORKERS = "# Here is what starts the workers, with the ports of the run."
+
+
+class _ShownError(Exception):
+    """Ends a submission when its script is known, which is the argument."""
 
 
 class _Commands(ClusterProvider):
@@ -40,6 +51,9 @@ class _Commands(ClusterProvider):
             directory = os.path.abspath(self.script_dir)
             # The path is in the command once, quoted.
             cmd = f"cd {shlex.quote(directory)} && {cmd.replace(f'{directory}/', './')}"
+        if names := taken_out():
+            # Parsl gives commands the environment as it is.
+            cmd = f"unset {' '.join(names)}; {cmd}"
         code, out, err = super().execute_wait(cmd, timeout)  # type: ignore[no-untyped-call]
         self.said = " ".join(f"{err} {out}".split())
         return code, out, err
@@ -60,6 +74,7 @@ class _Blocks:
 
     scheduler = ""
     said: str
+    script_dir: str | None
     resources: dict[Any, dict[str, Any]]
 
     def __init__(self, record: Path, seconds: int, **options: Any) -> None:
@@ -67,12 +82,35 @@ class _Blocks:
         self.record = record
         self.seconds = seconds
         self.refusal: SchedulerError | None = None
+        self._shows = False
+
+    def script(self) -> str:
+        """Return the batch script of the blocks.
+
+        Returns
+        -------
+        script : `str`
+            The script, with ``BLOCK`` for the name of a block, and a comment
+            in place of what starts the workers.
+        """
+        self._shows, directory = True, self.script_dir
+        try:
+            self.script_dir = directory or "."  # Parsl sets it later.
+            super().submit(with_temporary_directory(_WORKERS), 1, _NAME)  # type: ignore[misc]
+        except _ShownError as shown:
+            return str(shown)
+        finally:
+            self._shows, self.script_dir = False, directory
+        raise AssertionError("Parsl writes no script")
 
     def _write_submit_script(self, template: str, path: str, job_name: str, configs: dict[str, Any]) -> None:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         # The command that submits it runs there, and a directive cannot hold every path.
         template = template.replace("${submit_script_dir}/", "")
         logs = {key: os.path.basename(value) for key, value in configs.items() if key in _LOGS}
+        if self._shows:
+            text = Template(template).substitute(jobname=job_name, **{**configs, **logs})
+            raise _ShownError(text.replace(job_name, _NAME))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         super()._write_submit_script(template, path, job_name, {**configs, **logs})  # type: ignore[misc]
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:
@@ -102,6 +140,7 @@ class _Blocks:
         record_pilots(self.record, self.scheduler, name=name)
         reason = ""
         try:
+            command = with_temporary_directory(command)
             number = super().submit(command, tasks_per_node, name)  # type: ignore[misc]
         except Exception as exc:  # Parsl's classes differ in what they do about a refusal.
             number, reason = None, str(exc)

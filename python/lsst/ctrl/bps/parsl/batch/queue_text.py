@@ -61,7 +61,7 @@ def _line(clusters: str | None, tags: Iterable[str]) -> str:
         why = why[:1].lower() + why[1:]
         return f"What the blocks in Slurm's queue{where} do is not known: {why}."
     marks = tuple(tags)
-    blocks = [job for job in jobs if job.comment.startswith(marks) and not is_final(job.state)]
+    blocks = [job for job in jobs if job.mark.startswith(marks) and not is_final(job.state)]
     return f"Blocks in Slurm's queue{where}: {_counts(blocks)}."
 
 

@@ -9,9 +9,9 @@ values do not pass through a shell.
 from __future__ import annotations
 
 import math
-import os
 import re
 import secrets
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,17 @@ from parsl.launchers import SrunLauncher
 from parsl.providers import SlurmProvider
 
 from ..errors import SchedulerError
+from ..files import PRIVATE, check_own, make_directory, storage_errors, write_atomic
 from ..settings.types import clock_time
+from .command_environment import chosen_clusters, step_reset
+from .launchers import with_temporary_directory
 from .pilot_records import record_pilots
 from .slurm_queue import SlurmJob, cancel_jobs, is_forgotten, jobs_with_tag, list_jobs, submit_script
 
 __all__ = ["SlurmBlocks", "Srun"]
+
+WORKERS = "BPS_PARSL_WORKERS"
+"""Environment variable in a block: the file with what starts its workers."""
 
 STATUS_SECONDS = 15
 """Time between two calls of squeue."""
@@ -92,14 +98,20 @@ class Srun(SrunLauncher):
 class SlurmBlocks(SlurmProvider):
     """Asks Slurm for blocks.
 
+    All blocks have one script, which can be written before the run begins.
+    What differs is the script's argument, which is also the mark by which the
+    jobs of a run are found in the queue: no option of sbatch takes it away.
+
     Parameters
     ----------
     name : `str`
         Name of its jobs in Slurm.
     tag : `str`
-        Beginning of their comment, by which the jobs of a run are found.
+        Beginning of their marks.
     record : `pathlib.Path`
         Where is written down that jobs with this tag were submitted.
+    script_path : `pathlib.Path`
+        The batch script; what blocks write is beside it.
     seconds : `int`
         Walltime of a block in seconds.
     singleton : `bool`, optional
@@ -109,7 +121,14 @@ class SlurmBlocks(SlurmProvider):
     """
 
     def __init__(
-        self, name: str, tag: str, record: Path, seconds: int, singleton: bool = False, **options: Any
+        self,
+        name: str,
+        tag: str,
+        record: Path,
+        script_path: Path,
+        seconds: int,
+        singleton: bool = False,
+        **options: Any,
     ) -> None:
         self._constructed = False
         memory = options.pop("mem_per_node", None)
@@ -118,11 +137,14 @@ class SlurmBlocks(SlurmProvider):
         self._constructed = True
         # The annotation there asks for a whole number.
         self.mem_per_node = memory
+        self._asked = lines
         # Behind those of the settings, so that they count.
         self.scheduler_options += lines
+        self.clusters = self.clusters or chosen_clusters()
         self.name = name
         self.tag = tag
         self.record: Path | None = record
+        self.script_path = script_path
         self.singleton = singleton
         self.seconds = seconds
         self.refusal: SchedulerError | None = None
@@ -135,35 +157,26 @@ class SlurmBlocks(SlurmProvider):
             return 1, "", "not asked"  # Then it does not count on sacct.
         raise NotImplementedError(f"not through a shell: {cmd}")
 
-    def script(self, command: str, comment: str, log: str) -> str:
-        """Return the batch script of a block.
-
-        Parameters
-        ----------
-        command : `str`
-            What starts the workers, in bash.
-        comment : `str`
-            Comment of the job.
-        log : `str`
-            Path of its output, without suffix.
+    def script(self) -> str:
+        """Return the batch script of the blocks.
 
         Returns
         -------
         script : `str`
-            The script.
+            The script. Its argument is the mark of a block.
         """
+        log = _quoted(str(self.script_path.with_suffix("")))
         directives = [
             f"--job-name={self.name}",
-            f"--output={_quoted(log)}.stdout",
-            f"--error={_quoted(log)}.stderr",
+            f"--output={log}-%j.stdout",
+            f"--error={log}-%j.stderr",
             f"--nodes={self.nodes_per_block}",
             f"--time={self.walltime}",
             "--ntasks-per-node=1",
             # A block that starts again would meet a driver that gave it up.
             "--no-requeue",
-            f"--comment={comment}",
         ]
-        setup = []
+        setup = [step_reset(self._asked, memory=self.mem_per_node is not None)]
         if self.mem_per_node is not None:
             directives.append(f"--mem={math.floor(self.mem_per_node * 1024)}M")
             setup.append(f"export PARSL_MEMORY_GB={self.mem_per_node:g}")
@@ -178,9 +191,19 @@ class SlurmBlocks(SlurmProvider):
         # sbatch(1) reads what begins with #SBATCH, without blanks before it.
         lines = [line.lstrip() for line in self.scheduler_options.splitlines() if line.strip()]
         more = "\n".join(f"#SBATCH {line}" if line.startswith("-") else line for line in lines)
-        launched = self.launcher(command, 1, self.nodes_per_block, self.script_dir)
-        parts = ["#!/bin/bash", head, more, "", self.worker_init.strip(), *setup, "", launched.strip()]
-        return "\n".join(parts) + "\n"
+        # The driver writes it when it has its ports.
+        workers = f'export {WORKERS}={shlex.quote(str(self.script_path.parent))}/"${{1##*:}}".workers'
+        launched = self.launcher(f'. "${WORKERS}"', 1, self.nodes_per_block, self.script_dir)
+        parts = ["#!/bin/bash", head, more, "", workers, self.worker_init.strip(), *setup]
+        return "\n".join([*parts, "", launched.strip()]) + "\n"
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        with storage_errors(path, "write what is submitted"):
+            make_directory(path.parent)
+            check_own(path.parent)
+            with write_atomic(path, PRIVATE) as stream:
+                stream.write(text.encode("utf-8", "surrogateescape"))
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:
         """Submit a block.
@@ -205,23 +228,23 @@ class SlurmBlocks(SlurmProvider):
             Raised if Slurm refuses, or does not answer.
         """
         name = re.sub(r"[^\w.-]", "_", f"{job_name}-{secrets.token_hex(3)}")
-        comment = f"{self.tag}:{name}"
-        log = os.path.abspath(os.path.join(str(self.script_dir), name))
-        with open(log + ".sh", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
-            stream.write(self.script(command, comment, log))
+        mark = f"{self.tag}:{name}"
+        self._write(self.script_path.with_name(f"{name}.workers"), f"{with_temporary_directory(command)}\n")
+        self._write(self.script_path, self.script())
         if self.record is not None:
             record_pilots(self.record, "slurm", tag=self.tag, clusters=self.clusters)
             self.record = None  # Once is enough.
         try:
-            number = submit_script(log + ".sh", self.cmd_timeout)
+            number = submit_script(str(self.script_path), mark, self.cmd_timeout, self.clusters)
         except SchedulerError as exc:
-            found = self._find(comment) if exc.unknown else None
+            found = self._find(mark) if exc.unknown else None
             if found is None:
                 self.refusal = exc
                 self.uncertain = self.uncertain or exc.unknown
                 raise
             number = found
         self.refusal = None
+        log = f"{self.script_path.with_suffix('')}-{number}"
         self.resources[number] = {
             "job_id": number,
             "status": JobStatus(JobState.PENDING),
@@ -230,13 +253,13 @@ class SlurmBlocks(SlurmProvider):
         }
         return number
 
-    def _find(self, comment: str) -> str | None:
+    def _find(self, mark: str) -> str | None:
         """Look for a job of which sbatch did not say whether it was taken."""
         try:
             jobs = list_jobs(self.cmd_timeout, self.clusters)
         except SchedulerError:
             return None
-        return next((job.id for job in jobs if job.comment == comment), None)
+        return next((job.id for job in jobs if job.mark == mark), None)
 
     def _status(self) -> None:
         # Blocks are submitted beside this thread: what squeue says now is not about later ones.

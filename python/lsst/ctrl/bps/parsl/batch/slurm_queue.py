@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import SchedulerError
+from .command_environment import command_environment
 
 __all__ = [
     "SlurmJob",
@@ -21,7 +22,7 @@ __all__ = [
     "submit_script",
 ]
 
-_FORMAT = "%A|%t|%r|%k"
+_FORMAT = "%A|%t|%r|%o"
 _MOST_IDS = 200
 
 _FINAL = frozenset("BF CA CD DL F NF OOM PR RV TO".split())
@@ -75,8 +76,8 @@ class SlurmJob(NamedTuple):
     reason: str
     """Why it is in this state."""
 
-    comment: str
-    """What its owner wrote into ``--comment``."""
+    mark: str
+    """The last word of its command: what marks our jobs, and anything else for others'."""
 
 
 def is_final(state: str) -> bool:
@@ -120,6 +121,7 @@ def list_jobs(timeout: float, clusters: str | None = None) -> list[SlurmJob]:
     for line in _run([*command, *_on(clusters)], timeout).splitlines():
         parts = line.strip().split("|", 3)
         if len(parts) == 4:
+            parts[3] = parts[3].rpartition(" ")[2]
             jobs.append(SlurmJob(*parts))
     return jobs
 
@@ -130,7 +132,7 @@ def jobs_with_tag(tag: str, timeout: float, clusters: str | None = None) -> list
     Parameters
     ----------
     tag : `str`
-        Beginning of their comments, up to a colon.
+        Beginning of their marks, up to a colon.
     timeout, clusters : optional
         As for `list_jobs`.
 
@@ -145,7 +147,7 @@ def jobs_with_tag(tag: str, timeout: float, clusters: str | None = None) -> list
         Raised if squeue does not answer, or with an error.
     """
     jobs = list_jobs(timeout, clusters)
-    return [job.id for job in jobs if job.comment.startswith(f"{tag}:") and not is_final(job.state)]
+    return [job.id for job in jobs if job.mark.startswith(f"{tag}:") and not is_final(job.state)]
 
 
 def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None) -> None:
@@ -169,17 +171,20 @@ def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None)
         _run(["scancel", "--quiet", *_on(clusters), *ids[start : start + _MOST_IDS]], timeout)
 
 
-def submit_script(path: str, timeout: float, options: Sequence[str] = ()) -> str:
+def submit_script(path: str, mark: str, timeout: float, clusters: str | None = None) -> str:
     """Submit a batch script.
 
     Parameters
     ----------
     path : `str`
         The script.
+    mark : `str`
+        Argument of the script, without blanks; by this its job is found in
+        the queue.
     timeout : `float`
         Seconds that sbatch may take.
-    options : `~collections.abc.Sequence` [`str`], optional
-        Options of sbatch.
+    clusters : `str`, optional
+        As for `list_jobs`; the job goes to one of them.
 
     Returns
     -------
@@ -191,7 +196,7 @@ def submit_script(path: str, timeout: float, options: Sequence[str] = ()) -> str
     SchedulerError
         Raised if sbatch does not answer, or refuses.
     """
-    output = _run(["sbatch", "--parsable", *options, path], timeout)
+    output = _run(["sbatch", "--parsable", *_on(clusters), path, mark], timeout)
     match = re.search(r"^(\d+)(?:;.*)?$", output, re.MULTILINE)
     if match is None:
         said = f"sbatch did not say the number of the job, but: {output.strip()!r}"
@@ -231,11 +236,6 @@ def _on(clusters: str | None) -> list[str]:
     return [f"--clusters={clusters}"] if clusters else []
 
 
-def _environment() -> dict[str, str]:
-    """Return the shell's variables without those that have squeue leave out jobs (squeue(1))."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
-
-
 def _run(command: list[str], timeout: float) -> str:
     name = command[0]
     try:
@@ -246,7 +246,7 @@ def _run(command: list[str], timeout: float) -> str:
             errors="replace",
             timeout=timeout,
             stdin=subprocess.DEVNULL,
-            env=_environment(),
+            env=command_environment(),
             start_new_session=True,  # Ctrl-C is for the driver alone.
         )
     except FileNotFoundError:

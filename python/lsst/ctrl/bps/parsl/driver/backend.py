@@ -235,6 +235,8 @@ class ParslBackend:
 
     def _resources(self, task: Task) -> dict[str, Any]:
         """Return what the executor is told about a job."""
+        if task.executor in self._here:
+            return {}  # A thread pool of Parsl's refuses whatever it is told.
         if task.executor in self._low_first:
             # HighThroughputExecutor runs low numbers first, BPS high ones.
             return {**task.resources, "priority": -task.priority}

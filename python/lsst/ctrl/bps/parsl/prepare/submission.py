@@ -40,8 +40,7 @@ def config_complaints(config: BpsConfig) -> list[str]:
 
     complaints = site_complaints(config)
     _, limit = config.search("memoryLimit", opt={"default": None})
-    is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
-    if limit is not None and not (is_number and 0 < limit < math.inf):
+    if limit is not None and not _is_size(limit):
         complaints.append(f"memoryLimit: {limit!r}: a number of MB is wanted.")
     for check in (_check_parsl, _check_name, _check_log_directories, _submit_path):
         try:
@@ -49,6 +48,16 @@ def config_complaints(config: BpsConfig) -> list[str]:
         except ConfigurationError as exc:
             complaints.extend(exc.complaints)
     return complaints
+
+
+def _is_size(value: object) -> bool:
+    """Tell whether a value is a number of MB, be it in quotes."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        return 0 < float(value) < math.inf
+    except ValueError:
+        return False
 
 
 def _check_parsl(config: BpsConfig) -> None:

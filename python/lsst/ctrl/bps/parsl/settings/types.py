@@ -39,6 +39,7 @@ SUBMIT_HOST, WORKERS = "submit host", "workers"
 
 _UNITS = {"k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0**2}
 _DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?")
+_HOURS = re.compile(r"\d+\.\d*|\.\d+")
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+)")
 
 
@@ -79,6 +80,8 @@ def _seconds(value: object) -> int:
             raise ValueError(f'is it minutes or hours? {how}; "0:{value:02d}:00" is {value} minutes')
         return value
     text = value.strip()
+    if _HOURS.fullmatch(text):
+        return round(float(text) * 3600)  # As without quotes.
     if match := _DAYS.fullmatch(text):
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return 86400 * days + 3600 * hours + 60 * minutes + seconds

@@ -46,8 +46,8 @@ class BlockSettings(SiteSettings):
 
     walltime: Walltime | None = None
     """How long a block runs. ``2:00:00`` (also without quotes) is two hours,
-    and so is ``7200`` (seconds) or ``2.0`` (hours); a text may be anything
-    that Slurm accepts, such as ``"1-12"``."""
+    and so is ``7200`` (seconds) or ``2.0`` (hours, also in quotes); a text
+    may be anything that Slurm accepts, such as ``"1-12"``."""
 
     init_blocks: Whole = 0
     """Number of blocks to ask for at the start, whether there is work for

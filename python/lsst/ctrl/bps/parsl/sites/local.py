@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
+from lsst.ctrl.bps import BpsConfig
 from parsl.executors import ThreadPoolExecutor
 from parsl.executors.base import ParslExecutor
 
@@ -39,12 +41,22 @@ class Local(SiteConfig):
 
     Each job is a process of its own, for which a thread of Parsl's waits:
     nothing is started, no port is opened.
+
+    Parameters
+    ----------
+    config : `lsst.ctrl.bps.BpsConfig`
+        Configuration of the run.
+    resource_list : `~collections.abc.Iterable` [`str`], optional
+        As for `SiteConfig`; ``priority`` by default.
     """
 
     settings_model = LocalSettings
     settings: LocalSettings
 
     label: ClassVar[str] = "local"
+
+    def __init__(self, config: BpsConfig, resource_list: Iterable[str] | None = ("priority",)) -> None:
+        super().__init__(config, resource_list)
 
     def get_executors(self) -> list[ParslExecutor]:
         """Return one executor with a thread for each core.

@@ -14,6 +14,7 @@ from parsl.executors.base import ParslExecutor
 from parsl.launchers import SingleNodeLauncher
 from parsl.providers import SlurmProvider
 
+from ..batch.command_environment import ignored_options
 from ..batch.slurm_provider import SlurmBlocks, Srun
 from ..configuration import get_bps_config_value, get_workflow_name
 from ..paths import SubmitPaths
@@ -104,7 +105,7 @@ class SlurmSite(BlockSite):
         """
         self.require(settings, "nodes", "walltime")
         nodes, cores, walltime = settings.nodes or 1, settings.cores_per_node, settings.walltime or 0
-        name = get_workflow_name(self.config)
+        name, paths = get_workflow_name(self.config), SubmitPaths(self.config["submitPath"])
         same = "cores_per_node mem_per_node gpus_per_node partition account qos constraint"
         same += " singleton scheduler_options cmd_timeout"
         arguments = {
@@ -112,7 +113,8 @@ class SlurmSite(BlockSite):
             "name": re.sub(r"[^\w.+-]", "_", f"{name}.{self.name or PARSL_CONFIG}.{label}"),
             "exclusive": cores is None if settings.exclusive is None else settings.exclusive,
             "tag": run_tag(self.config),
-            "record": SubmitPaths(self.config["submitPath"]).pilots,
+            "record": paths.pilots,
+            "script_path": paths.block_script(f"{self.name or PARSL_CONFIG}.{label}"),
             "seconds": walltime,
             "nodes_per_block": nodes,
             "worker_init": self.block_init(settings.worker_init, walltime),
@@ -121,6 +123,19 @@ class SlurmSite(BlockSite):
             **parsl_arguments(settings, "provider_options", self.where),
         }
         return self.build("provider_options", SlurmBlocks, arguments, SlurmProvider)
+
+    def remarks(self) -> list[str]:
+        """Say how settings were understood, and what is none.
+
+        Returns
+        -------
+        remarks : `list` [`str`]
+            As for `BlockSite.remarks`, and a sentence on the variables of the
+            shell that are options of sbatch.
+        """
+        names = ", ".join(ignored_options())
+        ignored = f"{names}: not used; what is asked of Slurm is in {self.where} (account, partition, ...)."
+        return [*super().remarks(), *([ignored] if names else [])]
 
     def get_capacity(self) -> dict[str, float | None]:
         """Return what the settings say of a node.

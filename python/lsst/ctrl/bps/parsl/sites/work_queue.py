@@ -228,7 +228,8 @@ class LocalSrunWorkQueue(WorkQueue):
         launcher : `parsl.launchers.base.Launcher`
             The launcher.
         """
-        options = self.settings.srun_options
+        # Sites set SLURM_EXPORT_ENV=NONE, and then a step has no PATH.
+        options = f"--export=ALL {self.settings.srun_options}"
         if "SLURM_STEP_ID" in os.environ:
             # bps itself was started with srun, which holds the allocation's
             # cores and memory.
