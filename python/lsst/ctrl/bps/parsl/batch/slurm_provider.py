@@ -22,6 +22,7 @@ from parsl.providers import SlurmProvider
 
 from ..errors import SchedulerError
 from ..settings.types import clock_time
+from .directives import script_lines
 from .pilot_records import record_pilots
 from .slurm_queue import SlurmJob, cancel_jobs, is_forgotten, jobs_with_tag, list_jobs, submit_script
 
@@ -175,9 +176,7 @@ class SlurmBlocks(SlurmProvider):
         if self.singleton:
             directives.append("--dependency=singleton")
         head = "\n".join(f"#SBATCH {directive}" for directive in directives)
-        # sbatch(1) reads what begins with #SBATCH, without blanks before it.
-        lines = [line.lstrip() for line in self.scheduler_options.splitlines() if line.strip()]
-        more = "\n".join(f"#SBATCH {line}" if line.startswith("-") else line for line in lines)
+        more = "\n".join(script_lines(self.scheduler_options))
         launched = self.launcher(command, 1, self.nodes_per_block, self.script_dir)
         parts = ["#!/bin/bash", head, more, "", self.worker_init.strip(), *setup, "", launched.strip()]
         return "\n".join(parts) + "\n"

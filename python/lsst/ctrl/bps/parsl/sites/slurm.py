@@ -16,11 +16,13 @@ from parsl.providers import SlurmProvider
 
 from ..batch.slurm_provider import SlurmBlocks, Srun
 from ..configuration import get_bps_config_value, get_workflow_name
+from ..errors import ConfigurationError
 from ..paths import SubmitPaths
 from ..settings.gen3 import PARSL_CONFIG
 from ..settings.types import Count, Gigabytes, Walltime, Word, Words, clock_time
 from .arguments import parsl_arguments
 from .blocks import BlockSettings, BlockSite
+from .contradictions import contradictions, replaced
 
 if TYPE_CHECKING:
     from ..job import ParslJob
@@ -100,7 +102,8 @@ class SlurmSite(BlockSite):
         Raises
         ------
         ConfigurationError
-            Raised if ``nodes`` or ``walltime`` is missing.
+            Raised if ``nodes`` or ``walltime`` is missing, or if the options of
+            sbatch contradict a setting.
         """
         self.require(settings, "nodes", "walltime")
         nodes, cores, walltime = settings.nodes or 1, settings.cores_per_node, settings.walltime or 0
@@ -120,7 +123,33 @@ class SlurmSite(BlockSite):
             **self.block_limits(settings, cores and cores * nodes),
             **parsl_arguments(settings, "provider_options", self.where),
         }
+        self._check_options(arguments, is_exclusive_set=settings.exclusive is not None)
         return self.build("provider_options", SlurmBlocks, arguments, SlurmProvider)
+
+    def _check_options(self, arguments: Mapping[str, Any], *, is_exclusive_set: bool) -> None:
+        has = {
+            **arguments,
+            "nodes": arguments["nodes_per_block"],
+            "walltime": arguments["seconds"],
+            "exclusive_is_set": is_exclusive_set,
+        }
+        if complaints := contradictions(self.where, arguments["scheduler_options"], has):
+            raise ConfigurationError(complaints)
+
+    def remarks(self) -> list[str]:
+        """Say how walltimes were understood, and which settings have no effect.
+
+        Returns
+        -------
+        remarks : `list` [`str`]
+            A sentence for each.
+        """
+        options = self.settings.scheduler_options
+        said = [
+            f"{self.where}.scheduler_options: {text} takes the place of {key}."
+            for key, text in replaced(options, self.settings.model_dump())
+        ]
+        return [*super().remarks(), *said]
 
     def get_capacity(self) -> dict[str, float | None]:
         """Return what the settings say of a node.
