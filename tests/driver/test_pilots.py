@@ -118,7 +118,7 @@ class Scene:
         self.now = 1000.0
         self.pilots = Pilots(
             [self.executor],
-            lambda label: self.demand,
+            lambda label: self.demand if label == "workers" else Demand(),
             lambda label: 120.0,
             self.errors.append,
             clock=lambda: self.now,

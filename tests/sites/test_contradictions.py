@@ -92,7 +92,7 @@ def test_all_at_once() -> None:
 
 def test_facility() -> None:
     """A facility's value is contradicted like one's own."""
-    (complaint,) = complaints(**{"class": "S3df", "scheduler_options": "#SBATCH --mem-per-cpu=2G"})
+    (complaint,) = complaints({"class": "S3df"}, scheduler_options="#SBATCH --mem-per-cpu=2G")
     assert "mem_per_node (480 GB" in complaint
 
 

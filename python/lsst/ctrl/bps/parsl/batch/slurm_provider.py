@@ -109,6 +109,9 @@ class SlurmBlocks(SlurmProvider):
         As for `parsl.providers.SlurmProvider`.
     """
 
+    says_reasons = True
+    """The message of a status is Slurm's reason for it."""
+
     def __init__(
         self, name: str, tag: str, record: Path, seconds: int, singleton: bool = False, **options: Any
     ) -> None:
@@ -264,7 +267,7 @@ class SlurmBlocks(SlurmProvider):
         if job is None:
             # Slurm forgets a job some time after its end.
             return JobState.COMPLETED, None
-        return _STATES.get(job.state, JobState.UNKNOWN), job.reason
+        return _STATES.get(job.state, JobState.UNKNOWN), job.why
 
     def cancel(self, job_ids: Sequence[object]) -> list[bool]:
         """Cancel blocks.

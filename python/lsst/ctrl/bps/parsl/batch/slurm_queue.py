@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import SchedulerError
+from .answers import answer_to
 
 __all__ = [
     "SlurmJob",
@@ -24,43 +25,11 @@ __all__ = [
 _FORMAT = "%A|%t|%r|%k"
 _MOST_IDS = 200
 
+_NO_REASON = frozenset(("", "None", "(null)", "N/A"))
+
 _FINAL = frozenset("BF CA CD DL F NF OOM PR RV TO".split())
 """Slurm's codes of the states that are the last of a job; any other, also one
 that a later Slurm adds, is taken for a job that may still run."""
-
-_REFUSALS = (
-    "invalid partition",
-    "invalid account",
-    "invalid qos",
-    "invalid feature",
-    "invalid reservation",
-    "reservation is invalid",
-    "invalid license",
-    "invalid node name",
-    "invalid wckey",
-    "invalid trackable resource",
-    "invalid directive",
-    "is not a valid node count",
-    "invalid numeric value",
-    "invalid gres",
-    "invalid generic resource",
-    "invalid job constraint",
-    "invalid time limit",
-    "invalid cluster",
-    "invalid --",
-    "unrecognized option",
-    "requested node configuration is not available",
-    "requested time limit is invalid",
-    "memory specification can not be satisfied",
-    "more processors requested than permitted",
-    "node count specification invalid",
-    "user's group not permitted",
-    "access/permission denied",
-    "not permitted to use",
-    "could not establish a configuration source",
-)
-"""What sbatch says when it will not take a job later either; anything else is
-tried again."""
 
 
 class SlurmJob(NamedTuple):
@@ -77,6 +46,11 @@ class SlurmJob(NamedTuple):
 
     comment: str
     """What its owner wrote into ``--comment``."""
+
+    @property
+    def why(self) -> str:
+        """Slurm's reason, or the code of the state where there is none, as while nodes boot."""
+        return self.state if self.reason in _NO_REASON else self.reason
 
 
 def is_final(state: str) -> bool:
@@ -259,6 +233,7 @@ def _run(command: list[str], timeout: float) -> str:
         raise SchedulerError(f"{name} did not answer within {timeout:.0f} seconds", unknown=True) from None
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        said = said.removeprefix(f"{name}: error: ")
-        raise SchedulerError(f"{name}: {said}", final=any(words in said.lower() for words in _REFUSALS))
+        said = said.removeprefix(f"{name}: ").removeprefix("error: ")
+        answer = answer_to(said)
+        raise SchedulerError(f"{name}: {said}", final=answer.final, change=answer.change)
     return done.stdout
