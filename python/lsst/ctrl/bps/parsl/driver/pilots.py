@@ -329,9 +329,11 @@ class Pilots:
         executor = item.executor
         refusal = getattr(item.provider, "refusal", None)
         message = refusal_text(executor, refusal)
-        if (isinstance(refusal, SchedulerError) and refusal.final) or _NO_FILES in message:
-            self._failed(NoWorkersError(f"The batch system refuses blocks for {executor.label}: {message}"))
         self._back_off(item, now)
+        if (isinstance(refusal, SchedulerError) and refusal.final) or _NO_FILES in message:
+            said = f"The batch system refuses blocks for {executor.label}: {message.rstrip('.')}."
+            self._failed(NoWorkersError(said))
+            return
         if message != item.last_refusal or now >= item.say_again:
             item.last_refusal, item.say_again = message, now + SAY_AGAIN_SECONDS
             _LOG.warning(
