@@ -22,7 +22,7 @@ from parsl.providers import SlurmProvider
 
 from ..errors import SchedulerError
 from ..settings.types import clock_time
-from .directives import script_lines
+from .directives import read_directives, script_lines
 from .pilot_records import record_pilots
 from .slurm_queue import SlurmJob, cancel_jobs, is_forgotten, jobs_with_tag, list_jobs, submit_script
 
@@ -124,9 +124,12 @@ class SlurmBlocks(SlurmProvider):
         self.mem_per_node = memory
         # Behind those of the settings, so that they count.
         self.scheduler_options += lines
+        if chosen := read_directives(lines).get("clusters"):
+            self.clusters = chosen.value
         self.name = name
         self.tag = tag
-        self.record: Path | None = record
+        self.record = record
+        self._recorded: set[str | None] = set()
         self.singleton = singleton
         self.seconds = seconds
         self.refusal: SchedulerError | None = None
@@ -211,9 +214,7 @@ class SlurmBlocks(SlurmProvider):
         log = os.path.abspath(os.path.join(str(self.script_dir), name))
         with open(log + ".sh", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
             stream.write(self.script(command, comment, log))
-        if self.record is not None:
-            record_pilots(self.record, "slurm", tag=self.tag, clusters=self.clusters)
-            self.record = None  # Once is enough.
+        self._record()
         try:
             number = submit_script(log + ".sh", self.cmd_timeout)
         except SchedulerError as exc:
@@ -223,6 +224,7 @@ class SlurmBlocks(SlurmProvider):
                 self.uncertain = self.uncertain or exc.unknown
                 raise
             number = found
+        self._note_cluster(number.partition(";")[2])
         self.refusal = None
         self.resources[number] = {
             "job_id": number,
@@ -232,13 +234,26 @@ class SlurmBlocks(SlurmProvider):
         }
         return number
 
+    def _record(self) -> None:
+        """Write down where there will be jobs of the run, once for each choice of clusters."""
+        if self.clusters not in self._recorded:
+            record_pilots(self.record, "slurm", tag=self.tag, clusters=self.clusters)
+            self._recorded.add(self.clusters)
+
+    def _note_cluster(self, name: str) -> None:
+        """Look for jobs in a cluster too that a job was given to, by whatever chose it."""
+        known = self.clusters.split(",") if self.clusters else []
+        if name and name not in known:
+            self.clusters = ",".join([*known, name])
+            self._record()
+
     def _find(self, comment: str) -> str | None:
         """Look for a job of which sbatch did not say whether it was taken."""
         try:
             jobs = list_jobs(self.cmd_timeout, self.clusters)
         except SchedulerError:
             return None
-        return next((job.id for job in jobs if job.comment == comment), None)
+        return next((job.key for job in jobs if job.comment == comment), None)
 
     def _status(self) -> None:
         # Blocks are submitted beside this thread: what squeue says now is not about later ones.
@@ -246,12 +261,13 @@ class SlurmBlocks(SlurmProvider):
         if not asked:
             return
         try:
-            listed = {job.id: job for job in list_jobs(self.cmd_timeout, self.clusters)}
+            jobs = list_jobs(self.cmd_timeout, self.clusters)
         except SchedulerError:
             return  # What was known stays.
+        listed = {found.id: found for found in jobs} | {found.key: found for found in jobs}
         for number, job in asked:
             if not job["status"].terminal:
-                found = listed.get(str(number))
+                found = _found(listed, str(number))
                 if found is None and not is_forgotten(str(number), self.cmd_timeout, self.clusters):
                     continue  # What was known stays.
                 state, reason = self._state(found)
@@ -330,12 +346,22 @@ class SlurmBlocks(SlurmProvider):
         if not job_ids:
             return False
         queued = jobs_with_tag(self.tag, self.cmd_timeout, self.clusters)
-        return not set(map(str, job_ids)).isdisjoint(queued)
+        numbers = {str(number).partition(";")[0] for number in job_ids}
+        return any(key.partition(";")[0] in numbers for key in queued)
 
     @property
     def status_polling_interval(self) -> int:
         """Seconds between two looks at the queue."""
         return STATUS_SECONDS
+
+
+def _found(listed: dict[str, SlurmJob], number: str) -> SlurmJob | None:
+    """Look for a job by what sbatch called it; by its number where one of the two names no cluster."""
+    if number in listed:
+        return listed[number]
+    bare, _, cluster = number.partition(";")
+    job = listed.get(bare)
+    return None if job is not None and cluster and job.cluster else job
 
 
 def _quoted(path: str) -> str:

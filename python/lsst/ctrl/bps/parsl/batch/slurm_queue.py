@@ -47,6 +47,14 @@ class SlurmJob(NamedTuple):
     comment: str
     """What its owner wrote into ``--comment``."""
 
+    cluster: str = ""
+    """Its cluster, where Slurm was asked for jobs of clusters by name."""
+
+    @property
+    def key(self) -> str:
+        """What sbatch called it: its number, with the cluster behind a semicolon where it was named."""
+        return f"{self.id};{self.cluster}" if self.cluster else self.id
+
     @property
     def why(self) -> str:
         """Slurm's reason, or the code of the state where there is none, as while nodes boot."""
@@ -90,11 +98,14 @@ def list_jobs(timeout: float, clusters: str | None = None) -> list[SlurmJob]:
         Raised if squeue does not answer, or with an error.
     """
     command = ["squeue", "--noheader", f"--user={os.getuid()}", "--states=all", f"--format={_FORMAT}"]
-    jobs = []
+    jobs, cluster = [], ""
     for line in _run([*command, *_on(clusters)], timeout).splitlines():
+        if header := re.fullmatch(r"CLUSTER: (\S+)\s*", line):
+            cluster = header.group(1)
         parts = line.strip().split("|", 3)
-        if len(parts) == 4:
-            jobs.append(SlurmJob(*parts))
+        # Some sites have a squeue that prints more than jobs.
+        if len(parts) == 4 and parts[0].isdecimal() and re.fullmatch(r"[A-Z]{1,4}", parts[1]):
+            jobs.append(SlurmJob(parts[0], parts[1], parts[2], parts[3], cluster))
     return jobs
 
 
@@ -111,7 +122,7 @@ def jobs_with_tag(tag: str, timeout: float, clusters: str | None = None) -> list
     Returns
     -------
     ids : `list` [`str`]
-        Their numbers.
+        Their numbers, each perhaps with a cluster, as of `submit_script`.
 
     Raises
     ------
@@ -119,7 +130,7 @@ def jobs_with_tag(tag: str, timeout: float, clusters: str | None = None) -> list
         Raised if squeue does not answer, or with an error.
     """
     jobs = list_jobs(timeout, clusters)
-    return [job.id for job in jobs if job.comment.startswith(f"{tag}:") and not is_final(job.state)]
+    return [job.key for job in jobs if job.comment.startswith(f"{tag}:") and not is_final(job.state)]
 
 
 def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None) -> None:
@@ -128,7 +139,8 @@ def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None)
     Parameters
     ----------
     ids : `~collections.abc.Sequence` [`str`]
-        Numbers of the jobs; one that has ended is no error.
+        Numbers of the jobs, as of `submit_script`; one that has ended is no
+        error.
     timeout : `float`
         Seconds that each scancel may take.
     clusters : `str`, optional
@@ -139,8 +151,13 @@ def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None)
     SchedulerError
         Raised if scancel does not answer, or with an error.
     """
-    for start in range(0, len(ids), _MOST_IDS):
-        _run(["scancel", "--quiet", *_on(clusters), *ids[start : start + _MOST_IDS]], timeout)
+    by_cluster: dict[str | None, list[str]] = {}
+    for key in ids:
+        number, _, cluster = key.partition(";")
+        by_cluster.setdefault(cluster or clusters, []).append(number)
+    for where, numbers in by_cluster.items():
+        for start in range(0, len(numbers), _MOST_IDS):
+            _run(["scancel", "--quiet", *_on(where), *numbers[start : start + _MOST_IDS]], timeout)
 
 
 def submit_script(path: str, timeout: float, options: Sequence[str] = ()) -> str:
@@ -158,7 +175,7 @@ def submit_script(path: str, timeout: float, options: Sequence[str] = ()) -> str
     Returns
     -------
     id : `str`
-        Number of the job.
+        Number of the job; a cluster that sbatch names is behind a semicolon.
 
     Raises
     ------
@@ -166,11 +183,12 @@ def submit_script(path: str, timeout: float, options: Sequence[str] = ()) -> str
         Raised if sbatch does not answer, or refuses.
     """
     output = _run(["sbatch", "--parsable", *options, path], timeout)
-    match = re.search(r"^(\d+)(?:;.*)?$", output, re.MULTILINE)
+    match = re.search(r"^(\d+)(?:;([\w.-]*))?[ \t\r]*$", output, re.MULTILINE)
     if match is None:
         said = f"sbatch did not say the number of the job, but: {output.strip()!r}"
         raise SchedulerError(said, unknown=True)
-    return match.group(1)
+    number, cluster = match.groups()
+    return f"{number};{cluster}" if cluster else str(number)
 
 
 def is_forgotten(number: str, timeout: float, clusters: str | None = None) -> bool:
@@ -179,7 +197,7 @@ def is_forgotten(number: str, timeout: float, clusters: str | None = None) -> bo
     Parameters
     ----------
     number : `str`
-        Its number.
+        Its number, as of `submit_script`.
     timeout : `float`
         Seconds to wait for Slurm.
     clusters : `str`, optional
@@ -191,11 +209,10 @@ def is_forgotten(number: str, timeout: float, clusters: str | None = None) -> bo
         `False` also where Slurm does not say so: a list that lacks the job is
         no proof.
     """
+    number, _, cluster = number.partition(";")
+    command = ["squeue", "--noheader", "--states=all", "--format=%i", f"--jobs={number}"]
     try:
-        _run(
-            ["squeue", "--noheader", "--states=all", "--format=%i", f"--jobs={number}", *_on(clusters)],
-            timeout,
-        )
+        _run([*command, *_on(cluster or clusters)], timeout)
     except SchedulerError as exc:
         return "invalid job id" in exc.message.lower()
     return False
