@@ -100,10 +100,11 @@ class Nodes:
     def stop_waiting(self) -> None:
         """Wait for nothing, as ever."""
 
-    def check(self) -> None:
-        """Find nothing wrong."""
+    close = stop_waiting
 
-    hurry = close = check
+    def check(self) -> list[str]:
+        """Find nothing wrong."""
+        return []
 
 
 class Maker:

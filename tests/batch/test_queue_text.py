@@ -62,7 +62,11 @@ def test_counts_and_reasons(pilots: Path, slurm: Commands) -> None:
     )
     assert queue_lines(pilots) == [
         "Blocks in Slurm's queue: 2 run, 4 wait "
-        "(2 Priority, 1 ReqNodeNotAvail, UnavailableNodes:n[1-2], 1 CF)."
+        "(2 Priority, 1 ReqNodeNotAvail, UnavailableNodes:n[1-2], 1 CF).",
+        "Priority: jobs of a higher priority come first.",
+        "ReqNodeNotAvail: nodes that it needs are down, or reserved for a maintenance. A shorter walltime "
+        "may fit in before.",
+        "CF: Slurm or the nodes make ready for it.",
     ]
     assert len(slurm.calls("squeue")) == 1
 
@@ -80,7 +84,24 @@ def test_counts_and_reasons(pilots: Path, slurm: Commands) -> None:
 def test_words(pilots: Path, slurm: Commands, jobs: list[str], said: str) -> None:
     """The words are those of a sentence, for any number."""
     slurm.jobs(*(f"{number}|{job}|{TAG}:x" for number, job in enumerate(jobs)))
-    assert queue_lines(pilots) == [f"Blocks in Slurm's queue: {said}."]
+    assert queue_lines(pilots)[0] == f"Blocks in Slurm's queue: {said}."
+
+
+def test_meanings(pilots: Path, slurm: Commands) -> None:
+    """What needs somebody is said with what to type or to change, once for all blocks of a kind."""
+    slurm.jobs(
+        f"1|PD|JobHeldUser|{TAG}:a",
+        f"2|PD|JobHeldUser|{TAG}:b",
+        f"3|PD|PartitionTimeLimit|{TAG}:c",
+        f"4|PD|SomethingNew|{TAG}:d",
+        f"5|R|None|{TAG}:d",
+    )
+    assert queue_lines(pilots)[1:] == [
+        "JobHeldUser: you hold it. Release it with: scontrol release 1 2.",
+        "PartitionTimeLimit: such a block never starts: the walltime is longer than the partition allows. "
+        "Change walltime or partition.",
+        "SomethingNew: see squeue(1) for what that means.",
+    ]
 
 
 def test_clusters(pilots: Path, slurm: Commands) -> None:

@@ -178,7 +178,6 @@ def state_of(provider: Any, number: str) -> JobState:
 def test_jobs_in_the_queue(slurm: Commands) -> None:
     """Each line is a job; a reason or a command may hold anything, and lines of other kinds are none."""
     slurm.jobs(
-        "CLUSTER: one",
         "",
         "7|R|None|/runs/a b|c/x.sh bps-parsl:x:a",
         "8|PD|(Resources, etc)|",
@@ -193,6 +192,36 @@ def test_jobs_in_the_queue(slurm: Commands) -> None:
     (words,) = slurm.calls("squeue")
     assert "--states=all" in words
     assert not any(word.startswith("--clusters") for word in words)
+
+
+def test_what_sites_print_beside_jobs(slurm: Commands) -> None:
+    """A banner, a warning, a table's head and a line that is cut off are no jobs, whatever is in them."""
+    slurm.does(
+        "squeue", "echo '*** | Maintenance | on Tuesday | ***'; echo 'slurm: warning' >&2; cat queue; echo"
+    )
+    slurm.jobs(
+        "JOBID|ST|REASON|COMMENT",
+        "squeue: warning: old answer (57 s)",
+        "7|PD|Priority|bps-parsl:x:a",
+        "| see | https://status | or | ask",
+        "8|R|None|bps-parsl:x:b",
+        "12 | down | nodes | today",
+        "9|R",
+    )
+    assert [job.id for job in list_jobs(60)] == ["7", "8"]
+
+
+def test_jobs_of_several_clusters(slurm: Commands) -> None:
+    """Each job is of the cluster whose name stands above it: numbers come twice."""
+    slurm.jobs("CLUSTER: a", "7|R|None|x", "", "CLUSTER: b", "7|PD|None|y")
+    assert [job.key for job in list_jobs(10, "a,b")] == ["7;a", "7;b"]
+
+
+def test_cancel_in_several_clusters(slurm: Commands) -> None:
+    """Each cluster is told of its own jobs; what was not named is of those that were chosen."""
+    cancel_jobs(["7;a", "7;b", "8;b", "9"], 10, "a,b")
+    found = [[word for word in words if word != "--quiet"] for words in slurm.calls("scancel")]
+    assert found == [["--clusters=a", "7"], ["--clusters=b", "7", "8"], ["--clusters=a,b", "9"]]
 
 
 def test_clusters(slurm: Commands) -> None:
@@ -255,6 +284,8 @@ def test_what_a_command_says(slurm: Commands) -> None:
     """The user reads Slurm's words on one line, without its name twice; or the exit status."""
     slurm.fails("squeue", "squeue: error: Slurm is\n  away")
     assert refused(lambda: list_jobs(60)).message == "squeue: Slurm is away"
+    slurm.fails("squeue", "squeue: fatal: no configuration")
+    assert refused(lambda: list_jobs(60)).message == "squeue: fatal: no configuration"
     slurm.does("squeue", "exit 3")
     assert "exit status 3" in refused(lambda: list_jobs(60)).message
 
@@ -266,11 +297,19 @@ def test_what_is_no_utf8(slurm: Commands) -> None:
     assert job.id == "7"
 
 
-@pytest.mark.parametrize("said", ["123", "123;cluster", "sbatch: lua: welcome\n123", "123\n"])
+@pytest.mark.parametrize(
+    "said", ["123", "sbatch: lua: welcome\n123", "123\n", "123 \r\n", "2 projects\n123\nBye", "123;"]
+)
 def test_number_of_a_job(slurm: Commands, said: str) -> None:
     """The number is found whatever a site's plugins print beside it."""
     slurm.does("sbatch", f"printf '%s\\n' {shlex.quote(said)}")
     assert submit_script("x.sh", "m", 60) == "123"
+
+
+def test_number_with_a_cluster(slurm: Commands) -> None:
+    """Where sbatch names the cluster, it stays with the number, which others have too."""
+    slurm.does("sbatch", "echo '123;east-2.x'")
+    assert submit_script("x.sh", "m", 60) == "123;east-2.x"
 
 
 @pytest.mark.parametrize("said", ["", "welcome", "Submitted"])
@@ -283,6 +322,7 @@ def test_no_number(slurm: Commands, said: str) -> None:
 @pytest.mark.parametrize(
     "message",
     [
+        "sbatch: fatal: --mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive.",
         "Batch job submission failed: Invalid account or account/partition combination specified",
         "Batch job submission failed: Invalid partition name specified",
         "Batch job submission failed: Invalid qos specification",
@@ -321,6 +361,7 @@ def test_refusal_that_stays(slurm: Commands, message: str) -> None:
         "Batch job submission failed: Socket timed out on send/recv operation",
         "Batch job submission failed: Zero Bytes were transmitted or received",
         "Batch job submission failed: Resource temporarily unavailable",
+        "Batch job submission failed: Transport endpoint is not connected",
         "Batch job submission failed: Requested partition configuration not available now",
         "Batch job submission failed: Required partition not available (inactive or drain)",
         "Batch job submission failed: Slurm backup controller in standby mode",
@@ -352,7 +393,7 @@ def test_block_is_submitted(slurm: Commands, provider: Any, tmp_path: Path) -> N
         assert provider.submit("command 0", 1, "parsl.slurm.block-0") == "100"
         assert provider.submit("command 1", 1, "parsl.slurm.block-1") == "101"
     blocks = tmp_path / "run" / "blocks"
-    marks = [job.mark for job in list_jobs(10)]
+    marks = [job.mark for job in list_jobs(60)]
     assert slurm.calls("sbatch") == [["--parsable", str(blocks / "here.slurm.sh"), mark] for mark in marks]
     assert (blocks / "here.slurm.sh").read_text() == provider.script()
     assert len(set(marks)) == 2
@@ -545,6 +586,86 @@ def test_block_that_is_submitted_while_the_queue_is_read(slurm: Commands, provid
     (slurm.directory / "answer").touch()
     reader.join()
     assert provider.resources[second]["status"].state is JobState.PENDING
+
+
+EAST = SBATCH.replace('echo "$number"', 'echo "$number;east"')
+"""Takes a job into the queue of a cluster that something has chosen."""
+
+TWO = """\
+case "$*" in *--clusters=east*) echo "CLUSTER: east"; cat queue;; *) echo "7|R|None|x";; esac
+"""
+"""Lists jobs of a cluster by its name, and otherwise those of another one."""
+
+
+@pytest.mark.parametrize("option", ["", "#SBATCH -M east", "#SBATCH --clusters=east"])
+def test_block_in_another_cluster(tmp_path: Path, slurm: Commands, option: str) -> None:
+    """Where sbatch says that it gave a job to another cluster, that one is asked for it from then on, also by
+    who comes after a driver that died: nothing stays there.
+    """
+    provider = make_provider(tmp_path, scheduler_options=option)
+    slurm.does("sbatch", EAST)
+    slurm.does("squeue", TWO)
+    number = provider.submit("c", 1)
+    assert number == "100;east"
+    assert state_of(provider, number) is JobState.PENDING
+    slurm.queue.write_text(slurm.queue.read_text().replace("|PD|", "|R|"))
+    assert state_of(provider, number) is JobState.RUNNING
+    assert provider.still_there([number])
+    assert end_pilots(tmp_path / "run/parsl/pilots.jsonl") == 1
+    assert slurm.calls("scancel") == [["--quiet", "--clusters=east", "100"]]
+    assert state_of(provider, number) is JobState.CANCELLED
+    assert not provider.still_there([number])
+
+
+def test_numbers_that_two_clusters_have(tmp_path: Path, slurm: Commands) -> None:
+    """Of jobs of one number in two clusters, each has its own state, and its own cancellation."""
+    provider = make_provider(tmp_path, provider_options={"clusters": "east,west"})
+    slurm.does("sbatch", "[ -e once ] && echo '100;west' || echo '100;east'; touch once")
+    east, west = provider.submit("c", 1), provider.submit("c", 1)
+    slurm.jobs("CLUSTER: east", "100|R|None|x", "CLUSTER: west", "100|PD|Priority|x")
+    assert [status.state for status in provider.status([east, west])] == [JobState.RUNNING, JobState.PENDING]
+    provider.cancel([west])
+    assert slurm.calls("scancel") == [["--quiet", "--clusters=west", "100"]]
+
+
+@pytest.mark.parametrize("shown", ["100|R|None|x", "CLUSTER: east\n100|R|None|x"])
+@pytest.mark.parametrize("said", ["100", "100;east"])
+def test_commands_that_do_not_name_the_cluster(
+    tmp_path: Path, slurm: Commands, said: str, shown: str
+) -> None:
+    """Where a site's wrapper leaves the cluster out, the number tells."""
+    provider = make_provider(tmp_path, provider_options={"clusters": "east"})
+    slurm.does("sbatch", f"echo '{said}'")
+    number = provider.submit("c", 1)
+    slurm.jobs(*shown.splitlines())
+    assert state_of(provider, number) is JobState.RUNNING
+
+
+def test_squeue_that_is_a_minute_old(slurm: Commands, provider: Any) -> None:
+    """A block that was submitted since is not in the answer, nor is it lost: the next answer has it."""
+    slurm.does("squeue", "cat cached")
+    (slurm.directory / "cached").write_text("7|R|None|x\n")
+    number = provider.submit("c", 1)
+    for _ in range(3):
+        assert state_of(provider, number) is JobState.PENDING
+    (slurm.directory / "cached").write_text(f"7|R|None|x\n{number}|R|None|x\n")
+    assert state_of(provider, number) is JobState.RUNNING
+    slurm.does("squeue", SQUEUE)
+    slurm.jobs("7|R|None|x")
+    assert state_of(provider, number) is JobState.COMPLETED
+
+
+def test_reason_in_a_status(slurm: Commands, provider: Any) -> None:
+    """A status has Slurm's reason, or where there is none the state's code."""
+    numbers = [provider.submit("c", 1) for _ in range(3)]
+    slurm.jobs(
+        *(
+            f"{number}|{state}|x"
+            for number, state in zip(numbers, ("PD|Priority", "PD|None", "CF|N/A"), strict=True)
+        )
+    )
+    assert [status.message for status in provider.status(numbers)] == ["Priority", "PD", "CF"]
+    assert provider.says_reasons
 
 
 def test_blocks_are_cancelled(slurm: Commands, provider: Any) -> None:

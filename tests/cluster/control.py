@@ -12,8 +12,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -250,6 +250,47 @@ def requeue(identifier: str) -> None:
     """
     _slurm("scontrol", "update", f"JobId={identifier}", "Requeue=1")
     _slurm("scontrol", "requeue", identifier)
+
+
+def update(what: str, *values: str) -> None:
+    """Change something.
+
+    Parameters
+    ----------
+    what : `str`
+        Such as ``PartitionName=main``.
+    *values : `str`
+        Such as ``State=UP``.
+    """
+    _slurm("scontrol", "update", what, *values)
+
+
+@contextmanager
+def partition(name: str, *values: str) -> Iterator[str]:
+    """Make a partition of all nodes, which is there for a while.
+
+    Parameters
+    ----------
+    name : `str`
+        Its name.
+    *values : `str`
+        As for `update`.
+
+    Yields
+    ------
+    name : `str`
+        Its name.
+    """
+    _slurm("scontrol", "create", f"PartitionName={name}", "Nodes=ALL", *values)
+    try:
+        yield name
+    finally:
+        # Slurm keeps a partition that has jobs.
+        _wait(
+            f"partition {name} has jobs",
+            lambda: not _slurm("squeue", "-h", "-a", "-p", name, "-o", "%i"),
+        )
+        _slurm("scontrol", "delete", f"PartitionName={name}")
 
 
 def wait_until_empty(timeout: float = 120.0) -> None:

@@ -105,8 +105,10 @@ class Workers(BlockProviderExecutor):
 class Scene:
     """Pilots, and all that they look at."""
 
+    provider_class = Queue
+
     def __init__(self, executor_class: Any = Workers, **options: Any) -> None:
-        self.provider = Queue(**options)
+        self.provider = self.provider_class(**options)
         if executor_class is HighThroughputExecutor:
             self.executor = HighThroughputExecutor(
                 label="workers", provider=self.provider, address="127.0.0.1"
@@ -118,7 +120,7 @@ class Scene:
         self.now = 1000.0
         self.pilots = Pilots(
             [self.executor],
-            lambda label: self.demand,
+            lambda label: self.demand if label == "workers" else Demand(),
             lambda label: 120.0,
             self.errors.append,
             clock=lambda: self.now,

@@ -29,7 +29,7 @@ def rooms() -> list[str]:
     return [line.split()[0].rstrip("/") for line in block.splitlines()]
 
 
-_DRIVERS = "backend blocks fence kernel local_provider pilots sites"
+_DRIVERS = "backend blocks fence kernel local_provider pilots sites waiting"
 PARSL_USERS = ("site", *(f"driver.{name}" for name in _DRIVERS.split()))
 
 

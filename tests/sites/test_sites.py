@@ -1106,7 +1106,7 @@ def test_queue_of_bps_that_is_no_name() -> None:
         site_with({"queue": "long\n#SBATCH --uid=0"}, "Slurm")
 
 
-@pytest.mark.parametrize("option", ["partition", "account", "qos", "time", "mem"])
+@pytest.mark.parametrize("option", ["partition", "account", "qos", "constraint", "gpus-per-node"])
 def test_scheduler_options_come_last(option: str) -> None:
     """Lines that users write for sbatch stand after ours: of two, sbatch takes the last."""
     (executor,) = make_site("S3df", scheduler_options=f"#SBATCH --{option}=theirs").get_executors()

@@ -9,7 +9,7 @@ The driver never waits, since whenever tasks are in flight a result is there.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,8 +150,9 @@ class FakeBackend:
         if not self._unheard:
             self._end_one()
 
-    def check(self) -> None:
+    def check(self) -> list[str]:
         """Find nothing wrong."""
+        return []
 
     def stop_waiting(self) -> None:
         """Wait for nothing anyway."""
@@ -171,7 +172,7 @@ class FakeBackend:
 
     # The listener of the driver, which it calls after it took all results.
 
-    def update(self, state: RunState) -> None:
+    def update(self, state: RunState, waiting: Sequence[str] = ()) -> None:
         """Let some tasks end."""
         if self.closed:
             return

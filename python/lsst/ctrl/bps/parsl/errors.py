@@ -128,12 +128,15 @@ class SchedulerError(ParslBpsError):
         Whether it would say the same if it were asked again.
     unknown : `bool`, optional
         Whether it may have done what was asked.
+    change : `str`, optional
+        What helps, as an order.
     """
 
-    def __init__(self, message: str, final: bool = False, unknown: bool = False) -> None:
+    def __init__(self, message: str, final: bool = False, unknown: bool = False, change: str = "") -> None:
         super().__init__(message)
         self.final = final
         self.unknown = unknown
+        self.change = change
 
 
 class RunEndedError(ParslBpsError):

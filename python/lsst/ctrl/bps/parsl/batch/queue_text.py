@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import SchedulerError, StorageError
+from .pending import Wait, pending
 from .pilot_records import read_pilots
 from .slurm_queue import SlurmJob, is_final, list_jobs
 
@@ -18,8 +19,6 @@ ANSWER_SECONDS = 15.0
 
 _RUNS = frozenset("R CG SI SO RS".split())
 """Slurm's codes of the states in which a job has its nodes."""
-
-_NO_REASON = frozenset(("", "None", "(null)"))
 
 
 def queue_lines(path: Path) -> list[str]:
@@ -33,14 +32,14 @@ def queue_lines(path: Path) -> list[str]:
     Returns
     -------
     lines : `list` [`str`]
-        A sentence for each choice of clusters, for which Slurm is asked once;
-        nothing for a run that asked Slurm for nothing.
+        A sentence for each choice of clusters, for which Slurm is asked once,
+        and one for each reason; nothing for a run that asked Slurm for nothing.
     """
     try:
         tags = _slurm_tags(path)
     except StorageError as exc:
         return [f"What the blocks do is not known: {exc.message}"]
-    return [_line(clusters, of_run) for clusters, of_run in tags.items()]
+    return [line for clusters, of_run in tags.items() for line in _lines(clusters, of_run)]
 
 
 def _slurm_tags(path: Path) -> dict[str | None, set[str]]:
@@ -52,17 +51,17 @@ def _slurm_tags(path: Path) -> dict[str | None, set[str]]:
     return tags
 
 
-def _line(clusters: str | None, tags: Iterable[str]) -> str:
+def _lines(clusters: str | None, tags: Iterable[str]) -> list[str]:
     where = f" ({clusters})" if clusters else ""
     try:
         jobs = list_jobs(ANSWER_SECONDS, clusters)
     except SchedulerError as exc:
         why = exc.message.split(". ")[0].rstrip(".")
         why = why[:1].lower() + why[1:]
-        return f"What the blocks in Slurm's queue{where} do is not known: {why}."
+        return [f"What the blocks in Slurm's queue{where} do is not known: {why}."]
     marks = tuple(tags)
     blocks = [job for job in jobs if job.mark.startswith(marks) and not is_final(job.state)]
-    return f"Blocks in Slurm's queue{where}: {_counts(blocks)}."
+    return [f"Blocks in Slurm's queue{where}: {_counts(blocks)}.", *_meanings(blocks)]
 
 
 def _counts(blocks: list[SlurmJob]) -> str:
@@ -71,13 +70,22 @@ def _counts(blocks: list[SlurmJob]) -> str:
     if running := len(blocks) - len(waiting):
         parts.append("1 runs" if running == 1 else f"{running} run")
     if waiting:
-        reasons = Counter(_reason(block) for block in waiting).most_common()
+        reasons = Counter(block.why for block in waiting).most_common()
         # Where all have one reason, its count is theirs.
         said = [f"{count} {reason}" if len(reasons) > 1 else reason for reason, count in reasons]
         parts.append(f"{'1 waits' if len(waiting) == 1 else f'{len(waiting)} wait'} ({', '.join(said)})")
     return ", ".join(parts) or "none"
 
 
-def _reason(block: SlurmJob) -> str:
-    """Return Slurm's reason, or the code of the state where there is none, as while nodes boot."""
-    return block.state if block.reason in _NO_REASON else block.reason
+def _meanings(blocks: list[SlurmJob]) -> list[str]:
+    """Say what the reasons mean, once each."""
+    rows: dict[str, list[SlurmJob]] = {}
+    for block in blocks:
+        if block.state not in _RUNS:
+            rows.setdefault(pending(block.why).reasons, []).append(block)
+    lines = []
+    for waiting in rows.values():
+        row, reason = pending(waiting[0].why), waiting[0].why.partition(",")[0]
+        never = "such a block never starts: " if row.wait is Wait.NEVER else ""
+        lines.append(f"{reason}: {never}{row.text([block.id for block in waiting])}.")
+    return lines

@@ -24,6 +24,7 @@ from ..errors import SchedulerError
 from ..files import PRIVATE, check_own, make_directory, storage_errors, write_atomic
 from ..settings.types import clock_time
 from .command_environment import chosen_clusters, step_reset
+from .directives import read_directives, script_lines
 from .launchers import with_temporary_directory
 from .pilot_records import record_pilots
 from .slurm_queue import SlurmJob, cancel_jobs, is_forgotten, jobs_with_tag, list_jobs, submit_script
@@ -120,6 +121,9 @@ class SlurmBlocks(SlurmProvider):
         As for `parsl.providers.SlurmProvider`.
     """
 
+    says_reasons = True
+    """The message of a status is Slurm's reason for it."""
+
     def __init__(
         self,
         name: str,
@@ -141,10 +145,13 @@ class SlurmBlocks(SlurmProvider):
         # Behind those of the settings, so that they count.
         self.scheduler_options += lines
         self.clusters = self.clusters or chosen_clusters()
+        if chosen := read_directives(lines).get("clusters"):
+            self.clusters = chosen.value
         self.name = name
         self.tag = tag
-        self.record: Path | None = record
+        self.record = record
         self.script_path = script_path
+        self._recorded: set[str | None] = set()
         self.singleton = singleton
         self.seconds = seconds
         self.refusal: SchedulerError | None = None
@@ -188,9 +195,7 @@ class SlurmBlocks(SlurmProvider):
         if self.singleton:
             directives.append("--dependency=singleton")
         head = "\n".join(f"#SBATCH {directive}" for directive in directives)
-        # sbatch(1) reads what begins with #SBATCH, without blanks before it.
-        lines = [line.lstrip() for line in self.scheduler_options.splitlines() if line.strip()]
-        more = "\n".join(f"#SBATCH {line}" if line.startswith("-") else line for line in lines)
+        more = "\n".join(script_lines(self.scheduler_options))
         # The driver writes it when it has its ports.
         workers = f'export {WORKERS}={shlex.quote(str(self.script_path.parent))}/"${{1##*:}}".workers'
         launched = self.launcher(f'. "${WORKERS}"', 1, self.nodes_per_block, self.script_dir)
@@ -231,9 +236,7 @@ class SlurmBlocks(SlurmProvider):
         mark = f"{self.tag}:{name}"
         self._write(self.script_path.with_name(f"{name}.workers"), f"{with_temporary_directory(command)}\n")
         self._write(self.script_path, self.script())
-        if self.record is not None:
-            record_pilots(self.record, "slurm", tag=self.tag, clusters=self.clusters)
-            self.record = None  # Once is enough.
+        self._record()
         try:
             number = submit_script(str(self.script_path), mark, self.cmd_timeout, self.clusters)
         except SchedulerError as exc:
@@ -243,8 +246,9 @@ class SlurmBlocks(SlurmProvider):
                 self.uncertain = self.uncertain or exc.unknown
                 raise
             number = found
+        self._note_cluster(number.partition(";")[2])
         self.refusal = None
-        log = f"{self.script_path.with_suffix('')}-{number}"
+        log = f"{self.script_path.with_suffix('')}-{number.partition(';')[0]}"
         self.resources[number] = {
             "job_id": number,
             "status": JobStatus(JobState.PENDING),
@@ -253,13 +257,26 @@ class SlurmBlocks(SlurmProvider):
         }
         return number
 
+    def _record(self) -> None:
+        """Write down where there will be jobs of the run, once for each choice of clusters."""
+        if self.clusters not in self._recorded:
+            record_pilots(self.record, "slurm", tag=self.tag, clusters=self.clusters)
+            self._recorded.add(self.clusters)
+
+    def _note_cluster(self, name: str) -> None:
+        """Look for jobs in a cluster too that a job was given to, by whatever chose it."""
+        known = self.clusters.split(",") if self.clusters else []
+        if name and name not in known:
+            self.clusters = ",".join([*known, name])
+            self._record()
+
     def _find(self, mark: str) -> str | None:
         """Look for a job of which sbatch did not say whether it was taken."""
         try:
             jobs = list_jobs(self.cmd_timeout, self.clusters)
         except SchedulerError:
             return None
-        return next((job.id for job in jobs if job.mark == mark), None)
+        return next((job.key for job in jobs if job.mark == mark), None)
 
     def _status(self) -> None:
         # Blocks are submitted beside this thread: what squeue says now is not about later ones.
@@ -267,12 +284,13 @@ class SlurmBlocks(SlurmProvider):
         if not asked:
             return
         try:
-            listed = {job.id: job for job in list_jobs(self.cmd_timeout, self.clusters)}
+            jobs = list_jobs(self.cmd_timeout, self.clusters)
         except SchedulerError:
             return  # What was known stays.
+        listed = {found.id: found for found in jobs} | {found.key: found for found in jobs}
         for number, job in asked:
             if not job["status"].terminal:
-                found = listed.get(str(number))
+                found = _found(listed, str(number))
                 if found is None and not is_forgotten(str(number), self.cmd_timeout, self.clusters):
                     continue  # What was known stays.
                 state, reason = self._state(found)
@@ -288,7 +306,7 @@ class SlurmBlocks(SlurmProvider):
         if job is None:
             # Slurm forgets a job some time after its end.
             return JobState.COMPLETED, None
-        return _STATES.get(job.state, JobState.UNKNOWN), job.reason
+        return _STATES.get(job.state, JobState.UNKNOWN), job.why
 
     def cancel(self, job_ids: Sequence[object]) -> list[bool]:
         """Cancel blocks.
@@ -351,12 +369,22 @@ class SlurmBlocks(SlurmProvider):
         if not job_ids:
             return False
         queued = jobs_with_tag(self.tag, self.cmd_timeout, self.clusters)
-        return not set(map(str, job_ids)).isdisjoint(queued)
+        numbers = {str(number).partition(";")[0] for number in job_ids}
+        return any(key.partition(";")[0] in numbers for key in queued)
 
     @property
     def status_polling_interval(self) -> int:
         """Seconds between two looks at the queue."""
         return STATUS_SECONDS
+
+
+def _found(listed: dict[str, SlurmJob], number: str) -> SlurmJob | None:
+    """Look for a job by what sbatch called it; by its number where one of the two names no cluster."""
+    if number in listed:
+        return listed[number]
+    bare, _, cluster = number.partition(";")
+    job = listed.get(bare)
+    return None if job is not None and cluster and job.cluster else job
 
 
 def _quoted(path: str) -> str:

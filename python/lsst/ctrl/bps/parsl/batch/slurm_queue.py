@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import SchedulerError
+from .answers import answer_to
 from .command_environment import command_environment
 
 __all__ = [
@@ -25,43 +26,11 @@ __all__ = [
 _FORMAT = "%A|%t|%r|%o"
 _MOST_IDS = 200
 
+_NO_REASON = frozenset(("", "None", "(null)", "N/A"))
+
 _FINAL = frozenset("BF CA CD DL F NF OOM PR RV TO".split())
 """Slurm's codes of the states that are the last of a job; any other, also one
 that a later Slurm adds, is taken for a job that may still run."""
-
-_REFUSALS = (
-    "invalid partition",
-    "invalid account",
-    "invalid qos",
-    "invalid feature",
-    "invalid reservation",
-    "reservation is invalid",
-    "invalid license",
-    "invalid node name",
-    "invalid wckey",
-    "invalid trackable resource",
-    "invalid directive",
-    "is not a valid node count",
-    "invalid numeric value",
-    "invalid gres",
-    "invalid generic resource",
-    "invalid job constraint",
-    "invalid time limit",
-    "invalid cluster",
-    "invalid --",
-    "unrecognized option",
-    "requested node configuration is not available",
-    "requested time limit is invalid",
-    "memory specification can not be satisfied",
-    "more processors requested than permitted",
-    "node count specification invalid",
-    "user's group not permitted",
-    "access/permission denied",
-    "not permitted to use",
-    "could not establish a configuration source",
-)
-"""What sbatch says when it will not take a job later either; anything else is
-tried again."""
 
 
 class SlurmJob(NamedTuple):
@@ -78,6 +47,19 @@ class SlurmJob(NamedTuple):
 
     mark: str
     """The last word of its command: what marks our jobs, and anything else for others'."""
+
+    cluster: str = ""
+    """Its cluster, where Slurm was asked for jobs of clusters by name."""
+
+    @property
+    def key(self) -> str:
+        """What sbatch called it: its number, with the cluster behind a semicolon where it was named."""
+        return f"{self.id};{self.cluster}" if self.cluster else self.id
+
+    @property
+    def why(self) -> str:
+        """Slurm's reason, or the code of the state where there is none, as while nodes boot."""
+        return self.state if self.reason in _NO_REASON else self.reason
 
 
 def is_final(state: str) -> bool:
@@ -117,12 +99,14 @@ def list_jobs(timeout: float, clusters: str | None = None) -> list[SlurmJob]:
         Raised if squeue does not answer, or with an error.
     """
     command = ["squeue", "--noheader", f"--user={os.getuid()}", "--states=all", f"--format={_FORMAT}"]
-    jobs = []
+    jobs, cluster = [], ""
     for line in _run([*command, *_on(clusters)], timeout).splitlines():
+        if header := re.fullmatch(r"CLUSTER: (\S+)\s*", line):
+            cluster = header.group(1)
         parts = line.strip().split("|", 3)
-        if len(parts) == 4:
-            parts[3] = parts[3].rpartition(" ")[2]
-            jobs.append(SlurmJob(*parts))
+        # Some sites have a squeue that prints more than jobs.
+        if len(parts) == 4 and parts[0].isdecimal() and re.fullmatch(r"[A-Z]{1,4}", parts[1]):
+            jobs.append(SlurmJob(parts[0], parts[1], parts[2], parts[3].rpartition(" ")[2], cluster))
     return jobs
 
 
@@ -139,7 +123,7 @@ def jobs_with_tag(tag: str, timeout: float, clusters: str | None = None) -> list
     Returns
     -------
     ids : `list` [`str`]
-        Their numbers.
+        Their numbers, each perhaps with a cluster, as of `submit_script`.
 
     Raises
     ------
@@ -147,7 +131,7 @@ def jobs_with_tag(tag: str, timeout: float, clusters: str | None = None) -> list
         Raised if squeue does not answer, or with an error.
     """
     jobs = list_jobs(timeout, clusters)
-    return [job.id for job in jobs if job.mark.startswith(f"{tag}:") and not is_final(job.state)]
+    return [job.key for job in jobs if job.mark.startswith(f"{tag}:") and not is_final(job.state)]
 
 
 def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None) -> None:
@@ -156,7 +140,8 @@ def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None)
     Parameters
     ----------
     ids : `~collections.abc.Sequence` [`str`]
-        Numbers of the jobs; one that has ended is no error.
+        Numbers of the jobs, as of `submit_script`; one that has ended is no
+        error.
     timeout : `float`
         Seconds that each scancel may take.
     clusters : `str`, optional
@@ -167,8 +152,13 @@ def cancel_jobs(ids: Sequence[str], timeout: float, clusters: str | None = None)
     SchedulerError
         Raised if scancel does not answer, or with an error.
     """
-    for start in range(0, len(ids), _MOST_IDS):
-        _run(["scancel", "--quiet", *_on(clusters), *ids[start : start + _MOST_IDS]], timeout)
+    by_cluster: dict[str | None, list[str]] = {}
+    for key in ids:
+        number, _, cluster = key.partition(";")
+        by_cluster.setdefault(cluster or clusters, []).append(number)
+    for where, numbers in by_cluster.items():
+        for start in range(0, len(numbers), _MOST_IDS):
+            _run(["scancel", "--quiet", *_on(where), *numbers[start : start + _MOST_IDS]], timeout)
 
 
 def submit_script(path: str, mark: str, timeout: float, clusters: str | None = None) -> str:
@@ -189,7 +179,7 @@ def submit_script(path: str, mark: str, timeout: float, clusters: str | None = N
     Returns
     -------
     id : `str`
-        Number of the job.
+        Number of the job; a cluster that sbatch names is behind a semicolon.
 
     Raises
     ------
@@ -197,11 +187,12 @@ def submit_script(path: str, mark: str, timeout: float, clusters: str | None = N
         Raised if sbatch does not answer, or refuses.
     """
     output = _run(["sbatch", "--parsable", *_on(clusters), path, mark], timeout)
-    match = re.search(r"^(\d+)(?:;.*)?$", output, re.MULTILINE)
+    match = re.search(r"^(\d+)(?:;([\w.-]*))?[ \t\r]*$", output, re.MULTILINE)
     if match is None:
         said = f"sbatch did not say the number of the job, but: {output.strip()!r}"
         raise SchedulerError(said, unknown=True)
-    return match.group(1)
+    number, cluster = match.groups()
+    return f"{number};{cluster}" if cluster else str(number)
 
 
 def is_forgotten(number: str, timeout: float, clusters: str | None = None) -> bool:
@@ -210,7 +201,7 @@ def is_forgotten(number: str, timeout: float, clusters: str | None = None) -> bo
     Parameters
     ----------
     number : `str`
-        Its number.
+        Its number, as of `submit_script`.
     timeout : `float`
         Seconds to wait for Slurm.
     clusters : `str`, optional
@@ -222,11 +213,10 @@ def is_forgotten(number: str, timeout: float, clusters: str | None = None) -> bo
         `False` also where Slurm does not say so: a list that lacks the job is
         no proof.
     """
+    number, _, cluster = number.partition(";")
+    command = ["squeue", "--noheader", "--states=all", "--format=%i", f"--jobs={number}"]
     try:
-        _run(
-            ["squeue", "--noheader", "--states=all", "--format=%i", f"--jobs={number}", *_on(clusters)],
-            timeout,
-        )
+        _run([*command, *_on(cluster or clusters)], timeout)
     except SchedulerError as exc:
         return "invalid job id" in exc.message.lower()
     return False
@@ -259,6 +249,7 @@ def _run(command: list[str], timeout: float) -> str:
         raise SchedulerError(f"{name} did not answer within {timeout:.0f} seconds", unknown=True) from None
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        said = said.removeprefix(f"{name}: error: ")
-        raise SchedulerError(f"{name}: {said}", final=any(words in said.lower() for words in _REFUSALS))
+        said = said.removeprefix(f"{name}: ").removeprefix("error: ")
+        answer = answer_to(said)
+        raise SchedulerError(f"{name}: {said}", final=answer.final, change=answer.change)
     return done.stdout

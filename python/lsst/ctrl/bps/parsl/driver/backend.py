@@ -262,8 +262,13 @@ class ParslBackend:
             self._pilots.heard_from(task.executor)
         self._completed(task, result)
 
-    def check(self) -> None:
+    def check(self) -> list[str]:
         """Do what is due from time to time; called by the driver.
+
+        Returns
+        -------
+        waits : `list` [`str`]
+            What blocks wait for, in sentences.
 
         Raises
         ------
@@ -281,8 +286,9 @@ class ParslBackend:
                 del self._declined[number]
         for number, task in tasks:
             self._hand_over(number, task)
+        return self._pilots.waiting.lines() if self._pilots is not None else []
 
-    def _demand(self, label: str) -> Demand:
+    def _demand(self, label: str | None) -> Demand:
         demand = Demand()
         with self._lock:
             for number, task in self._flying.items():

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from parsl.executors import HighThroughputExecutor
 from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.states import JobState, JobStatus
 
 from ..errors import SchedulerError
 
-__all__ = ["Block", "Blocks", "Demand", "last_words", "refusal_text", "slots_per_node", "trouble"]
+__all__ = ["Block", "Blocks", "Demand", "last_words", "needed", "refusal_text", "slots_per_node", "trouble"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ class Blocks:
     """Blocks in a row that lasted, and of whose jobs none ended."""
     surplus_since: float | None = None
     last_refusal: str = ""
+    say_again: float = 0.0
+    """When to say it once more."""
     errors: dict[str, str] = field(default_factory=dict)
     """What was raised last, by what was being done."""
 
@@ -133,6 +137,23 @@ def slots_per_node(item: Blocks) -> float:
     return max(1.0, float(item.executor.workers_per_node))
 
 
+def needed(item: Blocks, demand: Demand) -> int:
+    """Return how many blocks jobs fill, as ``parallelism`` has it; one at least for any."""
+    if not demand.jobs:
+        return 0
+    provider = item.provider
+    nodes = provider.nodes_per_block
+    cores, memory = getattr(provider, "cores_per_node", None), getattr(provider, "mem_per_node", None)
+    needs = [1.0]
+    if isinstance(item.executor, HighThroughputExecutor):
+        needs.append(demand.jobs / (slots_per_node(item) * nodes))
+    if cores:
+        needs.append(demand.cpus / (cores * nodes))
+    if memory:
+        needs.append(demand.memory / (1024 * memory * nodes))
+    return max(1, math.ceil(max(needs) * float(provider.parallelism)))
+
+
 def trouble(item: Blocks, demand: Demand) -> str | None:
     """Return why jobs can never run, where that is so."""
     label = item.executor.label
@@ -163,7 +184,7 @@ def _lost_process(executor: Any) -> str | None:
 def refusal_text(executor: BlockProviderExecutor, refusal: SchedulerError | None) -> str:
     """Return why a block was not to be had."""
     if refusal is not None:
-        return refusal.message
+        return f"{refusal.message.rstrip('.')}. {refusal.change}" if refusal.change else refusal.message
     messages = [status.message for status in executor._simulated_status.values() if status.message]
     return " ".join(messages[-1].split()) if messages else "the batch system did not take it"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -46,8 +46,8 @@ NO_WORKERS = "no workers"
 class Listener(Protocol):
     """Shows the progress of a run."""
 
-    def update(self, state: RunState) -> None:
-        """Look at the state; called often."""
+    def update(self, state: RunState, waiting: Sequence[str], /) -> None:
+        """Look at the state, and at what is waited for; called often."""
 
 
 class Driver:
@@ -112,6 +112,7 @@ class Driver:
         self._stop: str | None = None
         self.error: RunEndedError | None = None
         self._asked_twice = False
+        self._waits: list[str] = []
         self._synced = self._looked = time.monotonic()
         self._tail = NodeTail(paths)
 
@@ -348,11 +349,11 @@ class Driver:
 
     def _show(self) -> None:
         if self._listener is not None:
-            self._listener.update(self.state)
+            self._listener.update(self.state, self._waits)
 
     def _check_backend(self) -> None:
         try:
-            self._backend.check()
+            self._waits = self._backend.check()
         except RunEndedError as exc:
             self.error = exc
             self._stop = NO_WORKERS

@@ -25,8 +25,9 @@ from parsl.jobs.error_handlers import noop_error_handler
 from parsl.jobs.states import JobState, JobStatus
 
 from ..errors import NoWorkersError, SchedulerError
-from .blocks import Block, Blocks, Demand, last_words, refusal_text, slots_per_node, trouble
+from .blocks import Block, Blocks, Demand, last_words, needed, refusal_text, slots_per_node, trouble
 from .fence import Fence
+from .waiting import Waiting
 
 __all__ = ["Pilots"]
 
@@ -38,6 +39,9 @@ TICK_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 """Seconds between two attempts to get a block, after the first refusal and at
 most."""
+
+SAY_AGAIN_SECONDS = 3600.0
+"""Time after which a refusal is said again that stays the same."""
 
 MOST_DEATHS = 5
 """Blocks in a row that may end before they did anything."""
@@ -75,7 +79,8 @@ class Pilots:
     executors : `~collections.abc.Iterable` [`parsl.executors.base.ParslExecutor`]
         The run's executors, before Parsl starts them.
     demand : `~collections.abc.Callable`
-        Returns the `Demand` for the executor of a label.
+        Returns the `Demand` for the executor of a label; with `None`, that of
+        the jobs that have none.
     idle_seconds : `~collections.abc.Callable`
         Returns the time after which a block of the executor of a label is
         ended where it is not needed.
@@ -90,7 +95,7 @@ class Pilots:
     def __init__(
         self,
         executors: Iterable[Any],
-        demand: Callable[[str], Demand],
+        demand: Callable[[str | None], Demand],
         idle_seconds: Callable[[str], float],
         failed: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
@@ -102,11 +107,13 @@ class Pilots:
         self._clock = clock
         self._in_run = in_run
         self.fence = Fence()
+        self.waiting = Waiting()
         self._end_deadline: float | None = None
         self._stopped = threading.Event()
         self._at_once = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pilots", daemon=True)
         self._executors = {}
+        self._without_blocks: list[str | None] = [None]
         for executor in executors:
             if isinstance(executor, BlockProviderExecutor) and executor.provider is not None:
                 provider = executor.provider
@@ -116,6 +123,8 @@ class Pilots:
                 # From here on neither Parsl's strategy nor its error handler acts.
                 provider.init_blocks = 0
                 executor.block_error_handler = noop_error_handler
+            else:
+                self._without_blocks.append(executor.label)
 
     def __bool__(self) -> bool:
         return bool(self._executors)
@@ -190,7 +199,7 @@ class Pilots:
         self.fence.tick(item, now)
         active = self._look(item, now)
         demand = self._demand(label)
-        if (why := trouble(item, demand)) is not None:
+        if (why := trouble(item, demand) or self._hopeless(label, demand)) is not None:
             self._failed(NoWorkersError(why))
             return
         wanted = self._wanted(item, demand, active)
@@ -226,7 +235,16 @@ class Pilots:
             block.ended = True
             if status.state != JobState.SCALED_IN:
                 self._block_ended(item, block, status, now)
+        self.waiting.look(item, statuses, now)
         return active
+
+    def _hopeless(self, label: str, demand: Demand) -> str | None:
+        """Return why jobs wait in vain, where nothing else of the run goes on."""
+        why = self.waiting.hopeless(label)
+        if not why or not demand.jobs or any(self._demand(other).jobs for other in self._without_blocks):
+            return None
+        others = [other for other in self._executors if self._demand(other).jobs]
+        return why if all(self.waiting.hopeless(other) for other in others) else None
 
     def _block_ended(self, item: Blocks, block: Block, status: JobStatus, now: float) -> None:
         age = now - (block.started if block.started is not None else now)
@@ -259,17 +277,7 @@ class Pilots:
     def _wanted(self, item: Blocks, demand: Demand, active: list[str]) -> int:
         """Return how many blocks there should be."""
         provider = item.provider
-        nodes = provider.nodes_per_block
-        cores, memory = getattr(provider, "cores_per_node", None), getattr(provider, "mem_per_node", None)
-        needs = [1.0 if demand.jobs else 0.0]
-        if isinstance(item.executor, HighThroughputExecutor):
-            needs.append(demand.jobs / (slots_per_node(item) * nodes))
-        if cores:
-            needs.append(demand.cpus / (cores * nodes))
-        if memory:
-            needs.append(demand.memory / (1024 * memory * nodes))
-        wanted = math.ceil(max(needs) * provider.parallelism) if demand.jobs else 0
-        wanted = max(wanted, min(1, demand.jobs), provider.min_blocks)
+        wanted = max(needed(item, demand), provider.min_blocks)
         if demand.declined and self._all_too_old(item, demand, active):
             wanted = max(wanted, len(active) + 1)
         if not item.blocks:
@@ -321,11 +329,13 @@ class Pilots:
         executor = item.executor
         refusal = getattr(item.provider, "refusal", None)
         message = refusal_text(executor, refusal)
-        if (isinstance(refusal, SchedulerError) and refusal.final) or _NO_FILES in message:
-            self._failed(NoWorkersError(f"The batch system refuses blocks for {executor.label}: {message}"))
         self._back_off(item, now)
-        if message != item.last_refusal:
-            item.last_refusal = message
+        if (isinstance(refusal, SchedulerError) and refusal.final) or _NO_FILES in message:
+            said = f"The batch system refuses blocks for {executor.label}: {message.rstrip('.')}."
+            self._failed(NoWorkersError(said))
+            return
+        if message != item.last_refusal or now >= item.say_again:
+            item.last_refusal, item.say_again = message, now + SAY_AGAIN_SECONDS
             _LOG.warning(
                 "No block for %s: %s. The run waits, and tries again for as long as it takes.",
                 executor.label,

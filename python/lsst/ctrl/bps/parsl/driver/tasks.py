@@ -72,8 +72,8 @@ class Backend(Protocol):
     def kill(self, grace: float) -> None:
         """End what runs: SIGTERM, and SIGKILL after ``grace`` seconds; raise nothing."""
 
-    def check(self) -> None:
-        """Do what is due from time to time; raise where the run cannot go on."""
+    def check(self) -> list[str]:
+        """Do what is due from time to time; return what is waited for; raise where the run cannot go on."""
 
     def stop_waiting(self) -> None:
         """Wait no longer for what ends; from a signal's handler."""

@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
@@ -151,13 +152,15 @@ class ProgressDisplay:
                 if before is not None:
                     self._exit.callback(handler.setStream, before)
 
-    def update(self, state: RunState) -> None:
+    def update(self, state: RunState, waits: Sequence[str] = ()) -> None:
         """Show the state, where it is time to.
 
         Parameters
         ----------
         state : `RunState`
             State of the run.
+        waits : `~collections.abc.Sequence` [`str`], optional
+            What is waited for, in sentences; the log has them too.
         """
         now = time.monotonic()
         if self._ended_before is None:
@@ -170,18 +173,18 @@ class ProgressDisplay:
             return
         self._shown = now
         try:
-            self._show(state, now)
+            self._show(state, waits, now)
         except OSError:
             # The terminal is gone; the run goes on without it.
             self._live = None
 
-    def _show(self, state: RunState, now: float) -> None:
+    def _show(self, state: RunState, waits: Sequence[str], now: float) -> None:
         ended = ended_jobs(state)
         rate = (ended - (self._ended_before or 0)) / max(now - self._begun, 1e-3)
         if self._live is None:
             _LOG.info("%s", self._line(state, rate))
         else:
-            self._live.update(self._display(state, ended, rate), refresh=True)
+            self._live.update(self._display(state, waits, ended, rate), refresh=True)
 
     def _line(self, state: RunState, rate: float) -> str:
         totals = state.totals()
@@ -196,7 +199,7 @@ class ProgressDisplay:
             parts.append(self._pace(total - ended_jobs(state), rate))
         return ", ".join(filter(None, parts))
 
-    def _display(self, state: RunState, ended: int, rate: float) -> RenderableType:
+    def _display(self, state: RunState, waits: Sequence[str], ended: int, rate: float) -> RenderableType:
         total = sum(state.totals().values())
         bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -205,7 +208,7 @@ class ProgressDisplay:
             TextColumn(UNKNOWN if state.awaits_payload else self._pace(total - ended, rate), markup=False),
         )
         bar.add_task(self._run, total=total, completed=ended)
-        return Group(label_table(state), bar)
+        return Group(label_table(state), bar, *map(Text, waits))
 
     @staticmethod
     def _pace(left: int, rate: float) -> str:

@@ -17,11 +17,13 @@ from parsl.providers import SlurmProvider
 from ..batch.command_environment import ignored_options
 from ..batch.slurm_provider import SlurmBlocks, Srun
 from ..configuration import get_bps_config_value, get_workflow_name
+from ..errors import ConfigurationError
 from ..paths import SubmitPaths
 from ..settings.gen3 import PARSL_CONFIG
 from ..settings.types import Count, Gigabytes, Walltime, Word, Words, clock_time
 from .arguments import parsl_arguments
 from .blocks import BlockSettings, BlockSite
+from .contradictions import contradictions, replaced
 
 if TYPE_CHECKING:
     from ..job import ParslJob
@@ -101,7 +103,8 @@ class SlurmSite(BlockSite):
         Raises
         ------
         ConfigurationError
-            Raised if ``nodes`` or ``walltime`` is missing.
+            Raised if ``nodes`` or ``walltime`` is missing, or if the options of
+            sbatch contradict a setting.
         """
         self.require(settings, "nodes", "walltime")
         nodes, cores, walltime = settings.nodes or 1, settings.cores_per_node, settings.walltime or 0
@@ -122,20 +125,39 @@ class SlurmSite(BlockSite):
             **self.block_limits(settings, cores and cores * nodes),
             **parsl_arguments(settings, "provider_options", self.where),
         }
+        self._check_options(arguments, is_exclusive_set=settings.exclusive is not None)
         return self.build("provider_options", SlurmBlocks, arguments, SlurmProvider)
 
+    def _check_options(self, arguments: Mapping[str, Any], *, is_exclusive_set: bool) -> None:
+        has = {
+            **arguments,
+            "nodes": arguments["nodes_per_block"],
+            "walltime": arguments["seconds"],
+            "exclusive_is_set": is_exclusive_set,
+        }
+        if complaints := contradictions(self.where, arguments["scheduler_options"], has):
+            raise ConfigurationError(complaints)
+
     def remarks(self) -> list[str]:
-        """Say how settings were understood, and what is none.
+        """Say how settings were understood, and which have no effect.
 
         Returns
         -------
         remarks : `list` [`str`]
-            As for `BlockSite.remarks`, and a sentence on the variables of the
-            shell that are options of sbatch.
+            As for `BlockSite.remarks`, a sentence for each setting that an
+            option takes the place of, and one on the variables of the shell
+            that are options of sbatch.
         """
-        names = ", ".join(ignored_options())
-        ignored = f"{names}: not used; what is asked of Slurm is in {self.where} (account, partition, ...)."
-        return [*super().remarks(), *([ignored] if names else [])]
+        options = self.settings.scheduler_options
+        said = [
+            f"{self.where}.scheduler_options: {text} takes the place of {key}."
+            for key, text in replaced(options, self.settings.model_dump())
+        ]
+        if names := ", ".join(ignored_options()):
+            said.append(
+                f"{names}: not used; what is asked of Slurm is in {self.where} (account, partition, ...)."
+            )
+        return [*super().remarks(), *said]
 
     def get_capacity(self) -> dict[str, float | None]:
         """Return what the settings say of a node.
