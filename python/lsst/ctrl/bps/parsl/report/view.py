@@ -18,8 +18,9 @@ from ..errors import DamagedFileError, StorageError
 from ..paths import SubmitPaths
 from ..plan.logs import log_stem
 from ..plan.plan import Plan
+from ..run.holder import Holder
 from ..run.job_state import JobState
-from ..run.liveness import Holder, living_holder
+from ..run.liveness import living_holder
 from ..run.registry import Registry
 from ..run.replay import replay
 from ..run.state import RunState
@@ -98,6 +99,10 @@ class RunView:
         name = self.plan.job(lazy).name
         return f"The number of jobs is not known yet: {name} adds them to the run when it ends."
 
+    def _where_it_is_driven(self, holder: Holder) -> str:
+        """Say where to look for a driver that is not among the processes here."""
+        return "" if holder.is_seen_here() else f"Run {self.plan.run} is driven on {holder}."
+
     @property
     def resume_command(self) -> str:
         """What to type to resume it."""
@@ -118,7 +123,7 @@ class RunView:
         """What to do next, in a sentence; nothing where all is well."""
         run, state = self.plan.run, self.state
         if self.holder is not None:
-            return self.what_is_not_known
+            return " ".join(filter(None, [self._where_it_is_driven(self.holder), self.what_is_not_known]))
         resume = self.resume_command
         if state.finished is None and not state.sessions:
             return f"Run {run} is prepared and was never started. Start it with: {resume}"
