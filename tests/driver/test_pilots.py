@@ -16,7 +16,7 @@ from parsl.jobs.states import JobState, JobStatus
 from parsl.launchers import SimpleLauncher
 from parsl.providers.cluster_provider import ClusterProvider
 
-from lsst.ctrl.bps.parsl.driver.blocks import Demand
+from lsst.ctrl.bps.parsl.driver.blocks import Demand, last_words
 from lsst.ctrl.bps.parsl.driver.pilots import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
@@ -301,6 +301,18 @@ def test_blocks_that_die_young_end_the_run(tmp_path: Path) -> None:
     assert pauses == sorted(pauses)
     (error,) = scene.errors
     assert "module: command not found" in str(error)
+
+
+@pytest.mark.parametrize("task", ["", "1: "])
+def test_last_words_have_the_reason(task: str, tmp_path: Path) -> None:
+    """What went wrong first in a block is said, and not only what followed from it."""
+    stderr = tmp_path / "block.stderr"
+    follows = ["Traceback (most recent call last):", *["  File x"] * 9, "EOFError"]
+    lines = ["Traceback (most recent call last):", "OSError: AF_UNIX path too long", *follows]
+    stderr.write_text("".join(f"{task}{line}\n" for line in lines))
+    said = last_words(JobStatus(JobState.FAILED, stderr_path=str(stderr)))
+    assert f"\n  {task}OSError: AF_UNIX path too long\n" in said
+    assert said.endswith("EOFError")
 
 
 def test_blocks_that_did_something_may_end(tmp_path: Path) -> None:

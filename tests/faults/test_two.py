@@ -25,7 +25,7 @@ from lsst.ctrl.bps.parsl import ParslWorkflow
 from lsst.ctrl.bps.parsl.driver.session import make_driver
 from lsst.ctrl.bps.parsl.errors import ParslBpsError
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
-from lsst.ctrl.bps.parsl.run import liveness
+from lsst.ctrl.bps.parsl.run import holder, liveness
 
 from .engines import BY_NAME, on_engines
 from .matrix import Matrix
@@ -54,7 +54,7 @@ class Host:
         liveness.WATCH_SECONDS = 2.0
         if self.name:
             mock.patch.object(socket, "gethostname", return_value=self.name).start()
-            mock.patch.object(liveness, "_boot_id", return_value=f"boot of {self.name}").start()
+            mock.patch.object(holder, "_boot_id", return_value=f"boot of {self.name}").start()
             # It sees no other host's processes.
             mock.patch(f"{make_driver.__module__}.end_leftovers", return_value=0).start()
         if not self.locks:

@@ -672,6 +672,14 @@ def test_directories_are_told_apart() -> None:
     assert all(len(path) < 100 and path.startswith(f"/tmp/bps-parsl-{os.getuid()}-") for path in found)
 
 
+def test_containers_share_no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pilots on a node that are each process 7 of their own container have different directories."""
+    here = RunnerDirectory("a", "b", "7", "100").path
+    assert RunnerDirectory("a", "b", "7", "100").path == here
+    monkeypatch.setattr(listener, "pid_namespace", lambda: "pid:[7]")
+    assert RunnerDirectory("a", "b", "7", "100").path != here
+
+
 def test_one_process_at_a_time_has_the_directory(tmp_path: Path) -> None:
     """Who waits for a directory that is removed meanwhile gets the new one, not the old one."""
     first, second = (RunnerDirectory("x", base=str(tmp_path)) for _ in range(2))

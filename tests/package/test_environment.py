@@ -24,7 +24,8 @@ from lsst.ctrl.bps.parsl.environment import (
     write_environment,
 )
 from lsst.ctrl.bps.parsl.errors import DamagedFileError, StorageError
-from lsst.ctrl.bps.parsl.node.environment import LOCAL_NAMES, LOCAL_PREFIXES
+from lsst.ctrl.bps.parsl.node.environment import LOCAL_NAMES, LOCAL_PREFIXES, without_shape
+from lsst.ctrl.bps.parsl.node.pilot import PILOT_END
 from support.plans import umask
 
 names = st.from_regex(r"V_[A-Za-z0-9_]{1,6}", fullmatch=True)
@@ -102,6 +103,58 @@ def test_what_is_local_does_not_travel() -> None:
 def test_names_that_break_jobs_elsewhere_are_local(name: str) -> None:
     """What a login session or a batch job set for itself must not reach the jobs."""
     assert not travels(name)
+
+
+ALLOCATION = {
+    "PATH": "/bin",
+    "SLURM_CONF": "x",
+    "SLURM_CPUS_ON_NODE": "2",
+    "SLURM_JOB_ID": "5",
+    "SLURM_JOB_NODELIST": "n[1-2]",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_MEM_PER_NODE": "3000",
+    "SLURM_NNODES": "2",
+    "SLURM_NODELIST": "n[1-2]",
+    "SLURM_SUBMIT_DIR": "/x",
+    "SLURM_TASKS_PER_NODE": "1(x2)",
+    "SLURMD_NODENAME": "n2",
+}
+WORKERS = {
+    "PMIX_RANK": "1",
+    "PMI_FD": "9",
+    "SLURM_CPUS_PER_TASK": "2",
+    "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+    "SLURM_CPU_BIND_LIST": "0x1",
+    "SLURM_DISTRIBUTION": "cyclic",
+    "SLURM_EXPORT_ENV": "NONE",
+    "SLURM_LABELIO": "1",
+    "SLURM_NPROCS": "2",
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_OVERLAP": "1",
+    "SLURM_PROCID": "1",
+    "SLURM_SRUN_COMM_PORT": "4",
+    "SLURM_STEPID": "0",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+    "SLURM_UMASK": "0022",
+    "SRUN_CPUS_PER_TASK": "2",
+    "SRUN_DEBUG": "3",
+}
+
+
+@pytest.mark.parametrize("inside", [{PILOT_END: "1"}, {"SLURM_STEP_ID": "0"}], ids=["block", "step"])
+def test_jobs_see_the_allocation_and_not_the_workers(inside: dict[str, str]) -> None:
+    """What says which job of Slurm's this is, and where, reaches a job of ours; what shapes the workers, and
+    what its own srun starts, does not.
+    """
+    expected = {name: value for name, value in inside.items() if name == PILOT_END}
+    assert without_shape({**ALLOCATION, **WORKERS, **inside}) == {**ALLOCATION, **expected}
+
+
+def test_batch_script_of_a_user_keeps_its_shape() -> None:
+    """In an allocation that is the user's own, jobs have all of it."""
+    environ = {name: value for name, value in WORKERS.items() if not name.startswith("SLURM_STEP")}
+    assert without_shape({**ALLOCATION, **environ}) == {**ALLOCATION, **environ}
 
 
 def test_own_environment_is_taken_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

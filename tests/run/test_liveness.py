@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 
 from lsst.ctrl.bps.parsl.errors import RunHeldError, StorageError
+from lsst.ctrl.bps.parsl.run import holder as holders
 from lsst.ctrl.bps.parsl.run import liveness
+from lsst.ctrl.bps.parsl.run.holder import Holder, read_holder
 from lsst.ctrl.bps.parsl.run.liveness import (
     PATIENCE_SECONDS,
-    Holder,
     RunLock,
     ask_to_cancel,
     is_asked,
     living_holder,
-    read_holder,
     take_cancel_request,
 )
 from support.plans import umask, world_writable
@@ -285,6 +285,104 @@ def test_host_that_was_booted_since_has_no_driver(tmp_path: Path, monkeypatch: p
     lock = RunLock(tmp_path / "lock", "r")
     lock.acquire()
     lock.release()
+
+
+def test_number_of_another_namespace_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has the driver's number here is not the driver, which has it in a container: the lock
+    tells whether that lives. Who is refused hears where it is; cancelling reaches it alone.
+    """
+    path, request = tmp_path / "lock", tmp_path / "cancel"
+    with monkeypatch.context() as inside:
+        inside.setattr(holders, "pid_namespace", lambda: "pid:[7]")
+        lock = RunLock(path, "r")
+        lock.acquire()
+        driver = Holder.this_process()
+    os.utime(path, (1, 1))  # The lock counts, and no clock.
+    assert living_holder(path) == driver
+    place = f"{socket.gethostname()}, in a process namespace of its own (pid {os.getpid()} there)"
+    with pytest.raises(RunHeldError, match="is still being driven on") as caught:
+        RunLock(path, "r").acquire()
+    assert place in caught.value.message
+    ask_to_cancel(request, driver)
+    assert not take_cancel_request(request), "this process is another, whatever its number"
+    ask_to_cancel(request, driver)
+    with monkeypatch.context() as inside:
+        inside.setattr(holders, "pid_namespace", lambda: "pid:[7]")
+        assert take_cancel_request(request)
+        lock.release()
+
+
+def test_driver_that_died_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has given no lock back and its last sign of life is fresh; but nobody has its lock, so it is dead,
+    and the run can be resumed at once.
+    """
+    path = tmp_path / "lock"
+    write_holder(path, replace(Holder.this_process(), namespace="pid:[7]"))
+    assert living_holder(path) is None
+    monkeypatch.setattr(liveness, "_gives_signs", None)
+    lock = RunLock(path, "r")
+    lock.acquire()
+    lock.release()
+
+
+def test_container_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be locked, the signs of life of a driver in a container count, as another host's."""
+
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(liveness, "SETTLE_SECONDS", 0.0)
+    path = tmp_path / "lock"
+    driver = replace(Holder.this_process(), namespace="pid:[7]")
+    write_holder(path, driver)
+    assert living_holder(path) == driver
+    with pytest.raises(RunHeldError):
+        RunLock(path, "r").acquire()
+    write_holder(path, driver, age=3 * liveness.MOST_CLOCK_ERROR_SECONDS)
+    assert living_holder(path) is None
+    lock = RunLock(path, "r")
+    lock.acquire()
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("namespace", "own", "boot", "said"),
+    [
+        ("", "pid:[7]", None, "(pid 5)"),
+        ("pid:[7]", "pid:[7]", None, "(pid 5)"),
+        ("pid:[8]", "pid:[7]", None, ", in a process namespace of its own (pid 5 there)"),
+        ("pid:[4026531836]", "pid:[7]", None, ", outside this process namespace (pid 5 there)"),
+        ("pid:[4026531836]", "pid:[7]", "another", "(pid 5)"),
+    ],
+)
+def test_where_a_driver_is(
+    namespace: str, own: str, boot: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that is not this namespace's is said to be none: no ``ps`` here shows it."""
+    monkeypatch.setattr(holders, "pid_namespace", lambda: own)
+    me = Holder.this_process()
+    text = str(replace(me, pid=5, boot=boot or me.boot, namespace=namespace))
+    assert text.removeprefix(socket.gethostname()).lstrip(" ") == said
+
+
+def test_processes_that_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a namespace without a /proc of its own, numbers are looked up in vain: the lock counts."""
+    path = tmp_path / "lock"
+    lock = RunLock(path, "r")
+    lock.acquire()
+    readlink = os.readlink
+
+    def of_others(name: str) -> str:
+        return "1" if name == "/proc/self" else readlink(name)
+
+    monkeypatch.setattr(os, "readlink", of_others)
+    monkeypatch.setattr(holders, "start_time", lambda pid: None)
+    assert living_holder(path) == Holder.this_process()
+    with pytest.raises(RunHeldError):
+        RunLock(path, "r").acquire()
+    lock.release()
+    assert path.read_text() == ""
 
 
 @pytest.mark.parametrize(

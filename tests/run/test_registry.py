@@ -16,7 +16,7 @@ import pytest
 
 from lsst.ctrl.bps.parsl.errors import ParslBpsError, RunNotFoundError
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
-from lsst.ctrl.bps.parsl.run.liveness import Holder
+from lsst.ctrl.bps.parsl.run.holder import Holder
 from lsst.ctrl.bps.parsl.run.registry import Registry, read_registry, register_run, state_directory
 from lsst.ctrl.bps.parsl.service import ParslService
 from support.plans import make_plan, umask, world_writable

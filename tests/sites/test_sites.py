@@ -36,6 +36,7 @@ from lsst.ctrl.bps.parsl import ParslJob, SiteConfig, get_parsl_config
 from lsst.ctrl.bps.parsl.batch.launchers import Jsrun, Mpiexec
 from lsst.ctrl.bps.parsl.driver.sites import Sites
 from lsst.ctrl.bps.parsl.errors import ConfigurationError, SchedulerError
+from lsst.ctrl.bps.parsl.node import pilot, process_worker_pool
 from lsst.ctrl.bps.parsl.site import site_complaints
 from lsst.ctrl.bps.parsl.sites import Slurm, WorkQueue, ccin2p3, foreign_keys, princeton
 from support.plans import umask
@@ -205,6 +206,7 @@ def resource_tracker_ends() -> Iterator[None]:
 def assert_golden(name: str, text: str) -> None:
     """Compare a text with the one that was accepted."""
     text = text.replace(shlex.quote(sys.executable), "<python>")
+    text = text.replace(os.path.dirname(pilot.__file__), "<node>")
     # What Parsl has after the name of its module differs from release to release.
     text = text.replace(DEFAULT_LAUNCH_CMD.removeprefix("process_worker_pool.py "), "<options>")
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
@@ -1157,7 +1159,7 @@ def test_command_of_the_workers(tmp_path: Path, name: str) -> None:
     executor.logconf_path = str(tmp_path / name / "log.conf")
     executor.initialize_scaling()
     words = shlex.split(executor._get_launch_command("0"))
-    assert words[:2] == [sys.executable, "-m"]
+    assert words[:2] == [sys.executable, process_worker_pool.__file__]
     assert executor.cert_dir in words
     assert f"--logdir={executor.worker_logdir}" in words
     assert f"--logconf={executor.logconf_path}" in words

@@ -93,7 +93,9 @@ class Srun(SrunLauncher):
         quoted = "'" + command.replace("'", "'\\''") + "'"
         count = tasks_per_node * nodes_per_block
         size = f"--nodes={nodes_per_block} --ntasks={count} --ntasks-per-node={tasks_per_node}"
-        return f"srun {size} -l {self.overrides} bash -c {quoted}\n"
+        # A job's own srun would wait for this step to end. Before Slurm 20.11,
+        # steps shared what there is, and srun does not know the variable.
+        return f"SLURM_OVERLAP=1 srun {size} -l {self.overrides} bash -c {quoted}\n"
 
 
 class SlurmBlocks(SlurmProvider):

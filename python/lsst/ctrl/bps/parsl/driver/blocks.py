@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from parsl.executors import HighThroughputExecutor
@@ -15,6 +16,7 @@ from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.states import JobState, JobStatus
 
 from ..errors import SchedulerError
+from ..report.excerpt import last_lines
 
 __all__ = ["Block", "Blocks", "Demand", "last_words", "needed", "refusal_text", "slots_per_node", "trouble"]
 
@@ -190,15 +192,10 @@ def refusal_text(executor: BlockProviderExecutor, refusal: SchedulerError | None
 
 
 def last_words(status: JobStatus) -> str:
-    """Return the last lines of a block's output, for a sentence."""
+    """Return the last lines of a block's output, and what went wrong before them, for a sentence."""
     path = status.stderr_path
     if path is None:
         return f" ({status.state.name})"
-    try:
-        with open(path, errors="replace") as stream:
-            lines = stream.read()[-4000:].splitlines()[-5:]
-    except OSError:
-        lines = []
-    if lines:
+    if lines := last_lines(Path(path)):
         return f"; the last lines of {path}:\n  " + "\n  ".join(lines)
     return f"; see {path}"

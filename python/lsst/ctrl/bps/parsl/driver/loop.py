@@ -18,9 +18,10 @@ from typing import Any, Protocol
 
 from ..errors import RunAbortedError, RunEndedError
 from ..paths import SubmitPaths
+from ..run.holder import Holder
 from ..run.job_state import JobState
 from ..run.journal import Journal
-from ..run.liveness import HEARTBEAT_SECONDS, Holder, RunLock, take_cancel_request
+from ..run.liveness import HEARTBEAT_SECONDS, RunLock, take_cancel_request
 from ..run.replay import recovered_events
 from ..run.state import RunState
 from .limits import Limits, ReadyJobs

@@ -22,7 +22,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from .environment import capture_environment, load_environment, path_with_commands
+from .environment import capture_environment, load_environment, path_with_commands, without_shape
 from .leftovers import end_leftovers
 from .lines import Lines
 from .listener import RunnerDirectory
@@ -124,7 +124,7 @@ class RunnerClient:
         )
 
     def _first_message(self) -> dict[str, Any]:
-        here = dict(os.environ)
+        here = without_shape(os.environ) if self._setup.get("shared") else dict(os.environ)
         if self._setup["export"]:
             # The submit host's variables, and this session's own.
             own = set(here) - set(capture_environment(here))

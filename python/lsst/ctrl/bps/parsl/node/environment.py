@@ -8,9 +8,10 @@ import os
 import sys
 from collections.abc import Mapping
 
+from .pilot import PILOT_END
 from .processes import find_program
 
-__all__ = ["capture_environment", "load_environment", "path_with_commands", "travels"]
+__all__ = ["capture_environment", "load_environment", "path_with_commands", "travels", "without_shape"]
 
 COMMANDS = ("pipetask", "butler", "bps")
 """Commands of BPS's defaults, which name them without a directory since BPS 30.2026.4300."""
@@ -60,6 +61,53 @@ LOCAL_PREFIXES = (
     "CUDA_VISIBLE_",
 )
 """Beginnings of such names: the login session's and the batch system's."""
+
+
+SHAPE_NAMES = frozenset(
+    "SLURM_CPUS_PER_TASK SLURM_DISTRIBUTION SLURM_EXACT SLURM_EXPORT_ENV SLURM_GTIDS SLURM_LABELIO "
+    "SLURM_LAUNCH_NODE_IPADDR SLURM_LOCALID SLURM_NODEID SLURM_NPROCS SLURM_OVERLAP SLURM_PROCID "
+    "SLURM_TASK_PID SLURM_UMASK".split()
+)
+"""Variables by which Slurm tells a worker which task of the block it is, or
+with which it would give the worker's shape to what a job starts with srun."""
+
+SHAPE_PREFIXES = (
+    "SLURM_CPU_BIND",
+    "SLURM_GPU_BIND",
+    "SLURM_MEM_BIND",
+    "SLURM_NTASKS",
+    "SLURM_PMI",
+    "SLURM_SRUN_",
+    "SLURM_STEP",
+    "SRUN_",
+    "PMI_",
+    "PMIX_",
+)
+"""Beginnings of such names."""
+
+
+def without_shape(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what jobs get of a worker's environment: the allocation, as a batch script sees it.
+
+    Parameters
+    ----------
+    environ : `~collections.abc.Mapping` [`str`, `str`]
+        The worker's environment.
+
+    Returns
+    -------
+    environment : `dict` [`str`, `str`]
+        All of it where it is neither a block's nor a step's; otherwise,
+        without what shapes the workers of one. What a user's own batch script
+        has, stays.
+    """
+    if PILOT_END not in environ and "SLURM_STEP_ID" not in environ:
+        return dict(environ)
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in SHAPE_NAMES and not name.startswith(SHAPE_PREFIXES)
+    }
 
 
 def travels(name: str) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from .processes import start_time
+from .processes import pid_namespace, start_time
 
 __all__ = ["Listener", "RunnerDirectory", "peer_is_ours"]
 
@@ -46,9 +46,9 @@ class RunnerDirectory:
     """
 
     def __init__(self, *parts: str, base: str = BASE) -> None:
-        name = hashlib.blake2b(
-            "\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=12
-        ).hexdigest()
+        # Containers may share the directory, and each of them has a process 7.
+        text = "\0".join((*parts, pid_namespace()))
+        name = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
         self.directory = f"{base}/{PREFIX}{os.getuid()}-{name}"
         self.path = f"{self.directory}/{SOCKET}"
 

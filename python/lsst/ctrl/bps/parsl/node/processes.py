@@ -28,7 +28,9 @@ __all__ = [
     "high_copy",
     "make_directory",
     "memory_descriptor",
+    "own_start_time",
     "parent",
+    "pid_namespace",
     "show_command",
     "signal_group",
     "start_time",
@@ -228,13 +230,13 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def start_time(pid: int) -> int | None:
+def start_time(pid: int | str) -> int | None:
     """Return when a process began, in the kernel's ticks since the boot.
 
     Parameters
     ----------
-    pid : `int`
-        The process.
+    pid : `int` or `str`
+        The process; ``self`` is this one.
 
     Returns
     -------
@@ -243,6 +245,22 @@ def start_time(pid: int) -> int | None:
     """
     state, *fields = _status(pid)
     return None if state in (b"", b"Z") else int(fields[18])
+
+
+def own_start_time() -> int:
+    """Return when this process began; 0 where that cannot be seen.
+
+    Its own number may be another one in ``/proc`` (see pid_namespaces(7)).
+    """
+    return start_time("self") or 0
+
+
+def pid_namespace() -> str:
+    """Return the namespace that this process's number belongs to; nothing where the kernel does not tell."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def parent(pid: int) -> int:
@@ -283,7 +301,7 @@ def umask() -> int:
         return next(int(line.split()[1], 8) for line in stream if line.startswith(b"Umask"))
 
 
-def _status(pid: int) -> list[bytes]:
+def _status(pid: int | str) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stream:
             # The name of the program, in parentheses, may have blanks.

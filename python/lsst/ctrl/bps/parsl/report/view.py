@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,24 +16,20 @@ from ..errors import DamagedFileError, StorageError
 from ..paths import SubmitPaths
 from ..plan.logs import log_stem
 from ..plan.plan import Plan
+from ..run.holder import Holder
 from ..run.job_state import JobState
-from ..run.liveness import Holder, living_holder
+from ..run.liveness import living_holder
 from ..run.registry import Registry
 from ..run.replay import replay
 from ..run.state import RunState
+from .excerpt import last_lines, said
 from .jobs import JobReports
 from .usage import LabelUsage, measure, usage_lines
 
 __all__ = ["RunView", "run_report"]
 
-_LAST_LINES = 5
-_LAST_BYTES = 1 << 16
-_LONGEST_LINE = 2000
-_COMPLAINT = "Error: "
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _HAS_SITE = "site" in {field.name for field in dataclasses.fields(WmsRunReport)}
 """Whether BPS shows a run's site."""
-_EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): ")
 
 
 @dataclass
@@ -98,6 +92,10 @@ class RunView:
         name = self.plan.job(lazy).name
         return f"The number of jobs is not known yet: {name} adds them to the run when it ends."
 
+    def _where_it_is_driven(self, holder: Holder) -> str:
+        """Say where to look for a driver that is not among the processes here."""
+        return "" if holder.is_seen_here() else f"Run {self.plan.run} is driven on {holder}."
+
     @property
     def resume_command(self) -> str:
         """What to type to resume it."""
@@ -118,7 +116,7 @@ class RunView:
         """What to do next, in a sentence; nothing where all is well."""
         run, state = self.plan.run, self.state
         if self.holder is not None:
-            return self.what_is_not_known
+            return " ".join(filter(None, [self._where_it_is_driven(self.holder), self.what_is_not_known]))
         resume = self.resume_command
         if state.finished is None and not state.sessions:
             return f"Run {run} is prepared and was never started. Start it with: {resume}"
@@ -158,76 +156,6 @@ def failure_lines(view: RunView, most: int = 10) -> list[str]:
     if len(state.exit_codes) > most:
         lines.append(f"... and {len(state.exit_codes) - most} more jobs")
     return lines
-
-
-def printable(text: str) -> str:
-    """Return a text of somebody else's as a terminal may show it.
-
-    Parameters
-    ----------
-    text : `str`
-        One line.
-
-    Returns
-    -------
-    shown : `str`
-        The line with its control characters spelled out, which could change
-        what stands elsewhere, and cut where it is very long.
-    """
-    shown = _CONTROL.sub(lambda match: repr(match[0])[1:-1], text.rstrip("\r"))
-    return shown if len(shown) <= _LONGEST_LINE else shown[:_LONGEST_LINE] + " ..."
-
-
-def last_lines(path: Path) -> list[str]:
-    """Read the end of a log.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        The file.
-
-    Returns
-    -------
-    lines : `list` [`str`]
-        Its last lines, after the last exception before them; empty where
-        there is no log.
-    """
-    lines = _lines(path)
-    last = lines[-_LAST_LINES:]
-    # What went wrong is often said earlier than what follows from it.
-    causes = [line for line in lines[:-_LAST_LINES] if _EXCEPTION.match(line)]
-    return [*causes[-1:], *last]
-
-
-def said(path: Path) -> list[str]:
-    """Read what a job that prepares others complained of.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        Its log.
-
-    Returns
-    -------
-    lines : `list` [`str`]
-        All lines from ``Error:`` on, which is how ``bps`` begins a complaint;
-        the last lines where there is none.
-    """
-    lines = _lines(path)
-    begins = [number for number, line in enumerate(lines) if line.startswith(_COMPLAINT)]
-    return lines[begins[-1] :] if begins else last_lines(path)
-
-
-def _lines(path: Path) -> list[str]:
-    """Read the lines at the end of a log that say something."""
-    try:
-        with open(path, "rb") as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LAST_BYTES))
-            text = stream.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    shown = (printable(line) for line in text.split("\n"))
-    return [line for line in shown if line.strip() and not line.startswith("---- attempt ")]
 
 
 def run_report(view: RunView, *, exit_codes: bool = False, usage: bool = False) -> WmsRunReport:

@@ -3,12 +3,9 @@
 
 The driver holds a lock on a file in which it says who it is, and touches the
 file as long as it lives. On its own host the lock and the process itself
-tell; from another host, where neither can be seen for sure, the touching
-does.
-
-Two drivers are one where the boot of the host, the process id and the time
-when the process began are the same. A host's name may change; it is there for
-people, and to tell that a driver of an earlier boot is dead.
+tell; from a container there whose processes have numbers of their own, or
+from the host where the driver is in one, the lock does; from another host,
+where neither can be seen for sure, the touching does.
 """
 
 from __future__ import annotations
@@ -18,22 +15,18 @@ import fcntl
 import json
 import logging
 import os
-import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
-import psutil
-
 from ..errors import RunHeldError, StorageError
-from ..files import PUBLIC, open_regular, read_file, storage_errors, write_atomic
+from ..files import PUBLIC, open_regular, storage_errors, write_atomic
 from ..node.lines import write_whole
-from ..node.processes import start_time
 from .heartbeat import Heartbeat
+from .holder import Holder, read_holder
 
 __all__ = [
-    "Holder",
     "RunLock",
     "ask_to_cancel",
     "is_asked",
@@ -64,69 +57,6 @@ MOST_CLOCK_ERROR_SECONDS = 2 * 3600.0
 """No two clocks are expected to differ by more."""
 
 
-@dataclass(frozen=True)
-class Holder:
-    """A process that drives a run."""
-
-    host: str = field(compare=False)
-    """Name of its host, at that time."""
-
-    pid: int
-    """Its process id."""
-
-    started: int
-    """When the process began, in clock ticks since the boot: a clock that is
-    set does not change it."""
-
-    boot: str
-    """Identity of the host's boot; process ids begin anew with each."""
-
-    def __str__(self) -> str:
-        return f"{self.host} (pid {self.pid})"
-
-    @classmethod
-    def this_process(cls) -> Holder:
-        """Describe this process."""
-        pid = os.getpid()
-        return cls(socket.gethostname(), pid, start_time(pid) or 0, _boot_id())
-
-    def runs_here(self) -> bool:
-        """Tell whether it is a living process of this host, whatever that is called by now."""
-        return self.boot == _boot_id() and start_time(self.pid) == self.started
-
-    def was_here(self) -> bool:
-        """Tell whether it was a process of this host, so that it is dead where it is not seen."""
-        return self.host == socket.gethostname()
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return f"{psutil.boot_time():.0f}"
-
-
-def read_holder(path: Path) -> Holder | None:
-    """Read who held a lock last.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        The lock file.
-
-    Returns
-    -------
-    holder : `Holder` or `None`
-        `None` where nobody ever did, or where the file cannot be read: it
-        only serves to name the holder.
-    """
-    try:
-        content = json.loads(read_file(path))
-        return Holder(**content)
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 def living_holder(path: Path) -> Holder | None:
     """Return the driver of a run, where it is alive.
 
@@ -145,8 +75,13 @@ def living_holder(path: Path) -> Holder | None:
         return None
     if holder.runs_here():
         return holder
+    if holder.was_here():
+        return None
     # Clocks of two hosts may differ; a lock that both see does not.
-    return holder if not holder.was_here() and (_was_touched(path) or _is_locked(path)) else None
+    locked = _is_locked(path)
+    if locked is not None and holder.is_of_this_boot():
+        return holder if locked else None
+    return holder if locked or _was_touched(path) else None
 
 
 def _was_touched(path: Path) -> bool:
@@ -156,14 +91,15 @@ def _was_touched(path: Path) -> bool:
         return False
 
 
-def _is_locked(path: Path) -> bool:
+def _is_locked(path: Path) -> bool | None:
+    """Tell whether somebody has locked a file; `None` where the file system has no locks."""
     try:
         with open(open_regular(path), "rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
-        pass  # A file system without locks.
+        return None
     return False
 
 
@@ -217,7 +153,7 @@ class RunLock:
             fd = open_regular(self.path, flags, PUBLIC)
         try:
             locked = self._lock(fd)
-            if (holder := read_holder(self.path)) and self._lives(holder):
+            if (holder := read_holder(self.path)) and self._lives(holder, locked):
                 raise self._held()
             with storage_errors(self.path, "write the lock of the run"):
                 content = json.dumps(asdict(Holder.this_process())).encode()
@@ -253,12 +189,14 @@ class RunLock:
             else:
                 return True
 
-    def _lives(self, holder: Holder) -> bool:
-        """Tell whether another driver has the run, where this one holds the file's lock."""
+    def _lives(self, holder: Holder, locked: bool) -> bool:
+        """Tell whether another driver has the run, where this one has the lock, if there are any."""
         if holder.runs_here():
             return holder != Holder.this_process()
+        if holder.was_here() or (locked and holder.is_of_this_boot()):
+            return False
         # A lock that hosts share would have told.
-        return not holder.was_here() and (_was_touched(self.path) or _gives_signs(self.path))
+        return _was_touched(self.path) or _gives_signs(self.path)
 
     def _held(self) -> RunHeldError:
         holder = read_holder(self.path)

@@ -20,6 +20,7 @@ from parsl.providers.base import ExecutionProvider
 
 from ..batch.launchers import LaunchCommand
 from ..errors import ConfigurationError
+from ..node import process_worker_pool
 from ..node.pilot import PILOT_END
 from ..paths import SubmitPaths
 from ..settings.model import SiteSettings, read_settings
@@ -33,8 +34,8 @@ __all__ = ["BlockSettings", "BlockSite"]
 
 T = TypeVar("T")
 
-_WORKER_POOL = f"{shlex.quote(sys.executable)} -m parsl.executors.high_throughput.process_worker_pool"
-"""The command in place of Parsl's, which asks for an activated environment."""
+_WORKER_POOL = shlex.join([sys.executable, process_worker_pool.__file__])
+"""The command in place of Parsl's, which asks for an activated environment and short temporary paths."""
 
 
 _PLACEHOLDER = "127.0.0.1"
