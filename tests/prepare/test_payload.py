@@ -14,7 +14,7 @@ import lsst.ctrl.bps as bps
 from lsst.ctrl.bps import GenericWorkflow
 from lsst.ctrl.bps.parsl.configuration import write_config
 from lsst.ctrl.bps.parsl.environment import read_job_environments
-from lsst.ctrl.bps.parsl.errors import ConfigurationError, StorageError, WorkflowError
+from lsst.ctrl.bps.parsl.errors import ConfigurationError, DamagedFileError, StorageError, WorkflowError
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import Plan
 from lsst.ctrl.bps.parsl.prepare.lazy import is_for_live_run
@@ -96,6 +96,26 @@ def test_first_attempt_that_gets_there_wins(tmp_path: Path) -> None:
     assert [job.name for job in whole.jobs()] == ["prepare", "b"]
     assert read_job_environments(paths.payload_environments(header)) == [{"N": "b"}]
     assert len(leftovers(paths)) == 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_damaged_is_not_added(tmp_path: Path, share: float) -> None:
+    """What is not whole any more never becomes a part of the run: that is said, and another attempt adds its
+    own, beside which nothing of the damaged one is left.
+    """
+    setting = live(tmp_path)
+    paths = setting.paths
+    part = write_payload(setting.config, payload("a", "b"), paths)
+    assert part is not None
+    os.truncate(part, int(part.stat().st_size * share))
+    with pytest.raises(DamagedFileError, match=f"{part} is damaged, and was not added to the run"):
+        attach_payload(paths, part)
+    assert not paths.payload.exists()
+    attach_payload(paths, write_payload(setting.config, payload("c"), paths))
+    whole = Plan(paths.plan)
+    whole.add_payload()
+    assert [job.name for job in whole.jobs()] == ["prepare", "c"]
+    assert leftovers(paths) == ["payload.jsonl"]
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])

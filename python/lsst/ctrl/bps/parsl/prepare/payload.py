@@ -21,8 +21,10 @@ from lsst.ctrl.bps import BpsConfig, GenericWorkflow
 
 from ..configuration import read_config
 from ..environment import read_job_environments
+from ..errors import DamagedFileError
 from ..files import storage_errors
 from ..paths import SubmitPaths
+from ..plan.plan import Plan
 from ..site import SiteConfig
 from .translate import translate
 
@@ -85,14 +87,30 @@ def attach_payload(paths: SubmitPaths, path: Path | None) -> None:
 
     Raises
     ------
+    DamagedFileError
+        Raised if what was written is not whole any more. It is not added
+        then, and another attempt writes its own.
     StorageError
         Raised if it cannot be done.
     """
+    if path is not None and not paths.payload.exists():
+        _check_whole(path)
     if path is not None and _put_in_place(path, paths.payload):
         _LOG.info("The jobs were added to the run in %s", paths.submit_path)
     else:
         _LOG.info("An earlier attempt has added the jobs to the run in %s", paths.submit_path)
     _remove_others(paths)
+
+
+def _check_whole(path: Path) -> None:
+    """Read what was written: once it is a part of the run, nothing replaces it."""
+    try:
+        Plan(path)
+    except DamagedFileError as exc:
+        raise DamagedFileError(
+            f"{path} is damaged, and was not added to the run. Resume the run to have it written again, "
+            "with: bps restart --id <run>"
+        ) from exc
 
 
 def _put_in_place(path: Path, target: Path) -> bool:
