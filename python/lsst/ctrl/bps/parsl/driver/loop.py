@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import RunAbortedError, RunEndedError
 from ..paths import SubmitPaths
@@ -28,9 +28,9 @@ from .limits import Limits, ReadyJobs
 from .payload import Supplies, checked, payload_is_known, sufficient
 from .retry import decide, failure_event
 from .tail import NodeTail
-from .tasks import Backend, Maker, Task
+from .tasks import Backend, Listener, Maker, Task
 
-__all__ = ["Driver", "Listener"]
+__all__ = ["Driver"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,13 +42,6 @@ GRACE_SECONDS = 10.0
 
 NO_WORKERS = "no workers"
 """Why a run was stopped whose jobs cannot get a worker."""
-
-
-class Listener(Protocol):
-    """Shows the progress of a run."""
-
-    def update(self, state: RunState, waiting: Sequence[str], /) -> None:
-        """Look at the state, and at what is waited for; called often."""
 
 
 class Driver:

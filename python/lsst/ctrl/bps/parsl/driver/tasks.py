@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,11 +18,12 @@ from ..paths import SubmitPaths
 from ..plan.command import shell_line
 from ..plan.logs import log_stem
 from ..plan.plan import Plan
+from ..run.state import RunState
 
 if TYPE_CHECKING:
     from .sites import Sites
 
-__all__ = ["Backend", "Completed", "Maker", "Task", "TaskMaker", "node_setup"]
+__all__ = ["Backend", "Completed", "Listener", "Maker", "Task", "TaskMaker", "node_setup"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,6 +56,13 @@ class Task:
 
 Completed = Callable[[Task, dict[str, Any]], None]
 """What is called, in any thread, with the result of each task."""
+
+
+class Listener(Protocol):
+    """Shows the progress of a run."""
+
+    def update(self, state: RunState, waiting: Sequence[str], /) -> None:
+        """Look at the state, and at what is waited for; called often."""
 
 
 class Backend(Protocol):
