@@ -741,7 +741,7 @@ def test_request_cpus(run: Run) -> None:
     most ``cores``; a worker takes one job whatever it asks for.
     """
     wide = [f"cpus{number}" for number in range(3)]
-    run.wait(*wide, "meet0", "meet1", "slow_last", deadline=300)
+    run.wait(*wide, "meet0", "meet1", "slow_last", deadline=600)
     assert {"meet0", "meet1"} <= run.succeeded(), "two ran at the same time"
     if run.bench.engine == THREADS:
         weights = dict.fromkeys(run.names, 1) | dict.fromkeys(wide, 2)
@@ -755,7 +755,7 @@ def test_request_walltime(run: Run) -> None:
     """A job that is over its ``requestWalltime`` is ended with all processes of
     its group, and that is its reason; it is run again if it has retries.
     """
-    run.wait("slow", "slow_last", deadline=300)
+    run.wait("slow", "slow_last", deadline=600)
     for name, retry in (("slow", True), ("slow_last", False)):
         (event,) = run.fails(name)
         assert event["retry"] is retry
@@ -777,7 +777,7 @@ def test_final_job_of_many(run: Run) -> None:
     """At the end the final job runs, with the butler itself; the exit status is
     not 0, and all is said without a traceback.
     """
-    run.driver.finish().complained("jobs of run failed")
+    run.driver.finish(600).complained("jobs of run failed")
     (final,) = run.bench.told("final")
     assert final["argv"] == [f"{run.bench.path}/EXEC/butler.yaml"]
     if run.bench.engine == HTEX:

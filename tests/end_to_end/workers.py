@@ -242,7 +242,7 @@ class Run:
         left = set(names) - self.succeeded()
         return all(any(not event["retry"] for event in self.fails(name)) for name in left)
 
-    def wait(self, *names: str, deadline: float = 120.0) -> None:
+    def wait(self, *names: str, deadline: float = 400.0) -> None:
         """Wait until jobs have ended for good."""
 
         def done() -> bool:
