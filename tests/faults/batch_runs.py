@@ -129,13 +129,13 @@ class BatchRun:
         self.held = phase.step or PREPARE
         bench.hold(self.held)
         self.driver = bench.drive("submit", self._config)
-        bench.await_step(self.driver, self.held)
+        bench.await_step(self.driver, self.held, deadline=240.0)
         self.path = submit_path_of(self.driver.stdout)
         if not phase.step:
             self.held = next(name for name in job_names(self.path) if "_isr_" in name)
             bench.hold(self.held)
             bench.let_go(PREPARE)
-            bench.await_step(self.driver, self.held)
+            bench.await_step(self.driver, self.held, deadline=240.0)
         assert SubmitPaths(self.path).payload.exists() == phase.is_added
         return self.driver
 
