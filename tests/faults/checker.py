@@ -21,6 +21,9 @@ from cluster import control
 from cluster.engines import KILLED, Bench
 from end_to_end.support import Sandbox, report_counts, wait_until
 
+PAYLOAD = "parsl/payload.jsonl"
+"""The second part of a plan, which a job of the run has added."""
+
 
 @dataclass
 class Findings:
@@ -65,23 +68,33 @@ class Record:
 
     @classmethod
     def read(cls, submit_path: Path) -> Record:
-        """Read the plan and what the nodes recorded."""
-        templates: list[dict[str, Any]] = []
+        """Read both parts of the plan, and what the nodes recorded."""
         record = cls([], [], [], [], [], [])
-        for value in _lines(submit_path / "parsl/plan.jsonl"):
-            if isinstance(value, list):
-                template, parents, name, _ = value
-                record.names.append(name)
-                record.parents.append(parents)
-                record.kinds.append(templates[template].get("kind", "payload"))
-                record.final.append(bool(templates[template].get("final")))
-            elif "template" in value:
-                templates.append(value["template"])
+        adding = record._read_part(submit_path / "parsl/plan.jsonl", [])
+        if (payload := submit_path / PAYLOAD).exists():
+            record._read_part(payload, adding)
         for path in sorted((submit_path / "parsl/journal").glob("node-*.jsonl")):
             for event in _lines(path):
                 if event.get("e") in ("start", "end"):
                     (record.starts if event["e"] == "start" else record.ends).append(event)
         return record
+
+    def _read_part(self, path: Path, before: list[int]) -> list[int]:
+        """Read jobs, which come after those that added them; return those that add others."""
+        templates: list[dict[str, Any]] = []
+        first, adding = len(self.names), []
+        for value in _lines(path):
+            if isinstance(value, list):
+                template, parents, name, _ = value
+                if templates[template].get("lazy"):
+                    adding.append(len(self.names))
+                self.names.append(name)
+                self.parents.append([first + parent for parent in parents] or before)
+                self.kinds.append(templates[template].get("kind", "payload"))
+                self.final.append(bool(templates[template].get("final")))
+            elif "template" in value:
+                templates.append(value["template"])
+        return adding
 
     @property
     def succeeded(self) -> set[int]:
@@ -190,6 +203,14 @@ def leftovers(box: Sandbox, path: Path, deadline: float = 60.0) -> list[str]:
     return found
 
 
+def _not_added(path: Path) -> list[Path]:
+    """Return what attempts to add jobs have left, where one of them has added its own."""
+    if not (payload := path / PAYLOAD).exists():
+        return []
+    header: dict[str, Any] = next(_lines(payload), {})
+    return [left for left in payload.parent.glob("payload-*") if left.name != header.get("job_environments")]
+
+
 def _look(box: Sandbox, path: Path) -> list[str]:
     found = []
     for process in box.processes():
@@ -203,6 +224,7 @@ def _look(box: Sandbox, path: Path) -> list[str]:
     found += [f"temporary {entry}" for entry in temporary.iterdir() if not entry.name.startswith(KILLED)]
     found += [f"in the home directory: {entry}" for entry in (box.path / "home").iterdir()]
     found += [f"unfinished {entry}" for entry in path.rglob("*.tmp")]
+    found += [f"not added {entry}" for entry in _not_added(path)]
     lock = path / "parsl/driver.lock"
     with suppress(FileNotFoundError):
         if lock.read_bytes() and psutil.pid_exists(json.loads(lock.read_bytes())["pid"]):

@@ -149,6 +149,14 @@ int rename(const char *from, const char *to) {
     return fails("rename", to) ? failed() : REAL(rename)(from, to);
 }
 
+int link(const char *from, const char *to) {
+    return fails("link", to) ? failed() : REAL(link)(from, to);
+}
+
+int linkat(int from_directory, const char *from, int to_directory, const char *to, int flags) {
+    return fails("link", to) ? failed() : REAL(linkat)(from_directory, from, to_directory, to, flags);
+}
+
 int mkdir(const char *path, mode_t mode) {
     return fails("mkdir", path) ? failed() : REAL(mkdir)(path, mode);
 }

@@ -7,16 +7,17 @@ from importlib.metadata import version
 
 import pytest
 
-__all__ = ["BPS", "needs_batch_submission", "needs_no_batch_submission"]
+__all__ = ["BPS", "HAS_BATCH_SUBMISSION", "needs_batch_submission", "needs_no_batch_submission"]
 
 BPS = tuple(map(int, version("lsst-ctrl-bps").split(".")[:3]))
 """Release of BPS."""
 
-_BATCH_SUBMISSION = (30, 2026, 4300)
+HAS_BATCH_SUBMISSION = BPS >= (30, 2026, 4300)
+"""Whether it has ``bpsBatchSubmission``."""
 
 needs_batch_submission = pytest.mark.skipif(
-    BPS < _BATCH_SUBMISSION, reason="BPS has no bpsBatchSubmission before 30.2026.4300"
+    not HAS_BATCH_SUBMISSION, reason="BPS has no bpsBatchSubmission before 30.2026.4300"
 )
 needs_no_batch_submission = pytest.mark.skipif(
-    BPS >= _BATCH_SUBMISSION, reason="BPS has bpsBatchSubmission from 30.2026.4300 on"
+    HAS_BATCH_SUBMISSION, reason="BPS has bpsBatchSubmission from 30.2026.4300 on"
 )
