@@ -33,6 +33,8 @@ __all__ = ["SlurmBlocks", "Srun"]
 WORKERS = "BPS_PARSL_WORKERS"
 """Environment variable in a block: the file with what starts its workers."""
 
+_CLUSTERS = re.compile(r"^\s*(?:#SBATCH\s+)?(?:--clusters[=\s]|-M)\s*(\S+)", re.MULTILINE)
+
 STATUS_SECONDS = 15
 """Time between two calls of squeue."""
 
@@ -140,7 +142,8 @@ class SlurmBlocks(SlurmProvider):
         self._asked = lines
         # Behind those of the settings, so that they count.
         self.scheduler_options += lines
-        self.clusters = self.clusters or chosen_clusters()
+        asked = _CLUSTERS.search(lines)
+        self.clusters = self.clusters or (asked.group(1) if asked else chosen_clusters())
         self.name = name
         self.tag = tag
         self.record: Path | None = record
