@@ -765,6 +765,8 @@ def test_clusters_that_the_shell_has_chosen(
     assert "--clusters=b" in slurm.calls("sbatch")[0]
     monkeypatch.setenv("SLURM_CLUSTERS", "c")
     assert make_provider(tmp_path, "other", provider_options={"clusters": "a"}).clusters == "a"
+    for number, line in enumerate(("#SBATCH --clusters=d", "-M d", "--mem=1\n#SBATCH -Md")):
+        assert make_provider(tmp_path, f"o{number}", scheduler_options=line).clusters == "d"
     monkeypatch.delenv("SLURM_CLUSTERS")
     assert end_pilots(tmp_path / "run" / "parsl" / "pilots.jsonl") == 1
     assert "--clusters=b" in slurm.calls("scancel")[0]

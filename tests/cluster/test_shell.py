@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from end_to_end.support import Running, Step, wait_until
+from end_to_end.support import Step, wait_until
+from lsst.ctrl.bps.parsl import SiteConfig
 
-from . import control
 from .engines import ENGINES, Bench, Engine
 
 TWO_NODES = next(engine for engine in ENGINES if engine.name == "slurm-two-nodes")
@@ -42,9 +42,10 @@ FILTERS = {
 """What hides a block that waits."""
 
 
-def show_environment(bench: Bench) -> Step:
-    """Return a step that writes its environment to a file."""
-    return Step("shown", executable="/bin/sh", arguments="-c 'env -0 >shown.new && mv shown.new shown'")
+VARYING = re.compile(
+    "^(HOSTNAME$|SLURM.*(JOB_?ID|NAME|NODE_?LIST|NODENAME|NODEID|TOPOLOGY_ADDR|PORT|PID)|BPS_PARSL_.*|BENCH)"
+)
+"""Names of variables that differ from block to block."""
 
 
 def environment(path: Path) -> dict[str, str]:
@@ -56,50 +57,69 @@ def environment(path: Path) -> dict[str, str]:
 def script(bench: Bench) -> str:
     """Return the batch script of the run's blocks, without what names the run."""
     text = (bench.submit_path / "blocks" / "here.slurm.sh").read_text()
-    digits = re.compile(r"(?<=:)[0-9a-f]{10}\b")
-    return digits.sub("DIGEST", text.replace(str(bench.path), "PATH").replace(bench.id, "RUN"))
+    return text.replace(str(bench.path), "PATH").replace(bench.id, "RUN")
 
 
-def test_same_blocks_and_jobs_in_each_shell(make_bench: Callable[[Engine], Bench], tmp_path: Path) -> None:
-    """In a plain shell, within salloc, and within a batch job, be there variables of an old session or of a
-    site that exports nothing, the batch script is the same one, it is what prepare has shown, and jobs
-    see the variables of their own block.
-    """
+def shells(bench: Bench, directory: Path) -> dict[str, dict[str, str]]:
+    """Return the environments of shells, those in an allocation and in a batch job from Slurm itself."""
     size = ["-n1", "--mem-per-cpu=200"]
-    inner, conf = tmp_path / "inner", {"SLURM_CONF": control.configuration()}
-    benches = {name: make_bench(TWO_NODES) for name in ("plain", "salloc", "sbatch")}
-    plain = benches["plain"].env
-    show = f"env -0 >{inner}$0.new; mv {inner}$0.new {inner}$0"
+    show = f"env -0 >{directory}/$0.new; mv {directory}/$0.new {directory}/$0"
     for words in (
-        ["sbatch", *size, "--output=/dev/null", "--chdir=/", "--wrap", f"sh -c '{show}' 2"],
-        ["salloc", *size, "sh", "-c", show, "1"],
+        ["sbatch", *size, "--output=/dev/null", "--chdir=/", "--wrap", f"sh -c '{show}' sbatch"],
+        ["salloc", *size, "sh", "-c", show, "salloc"],
     ):
-        subprocess.run(words, env=plain, check=True, capture_output=True)
-    wait_until(Path(f"{inner}2").exists, "the batch job has written its environment")
-    more = {
-        "plain": {},
-        "salloc": OLD | environment(Path(f"{inner}1")),
-        "sbatch": environment(Path(f"{inner}2")) | SITES_OWN | FILTERS,
-    }
-    assert more["salloc"]["SLURM_MEM_PER_CPU"] == more["sbatch"]["SLURM_MEM_PER_CPU"] == "200"
-    drivers: list[Running] = []
-    shown = {}
-    for name, bench in benches.items():
-        bench.env = {**more[name], **bench.env, **conf}
-        bench.prepare([show_environment(bench)])
-        shown[name] = script(bench)
-        drivers.append(bench.drive("restart", "--id", bench.id))
-    for driver in drivers:
-        driver.finish(120).succeeded()
+        subprocess.run(words, env=bench.env, check=True, capture_output=True)
+    wait_until((directory / "sbatch").exists, "the batch job has written its environment")
+    found = {name: environment(directory / name) for name in ("salloc", "sbatch")}
+    assert found["salloc"]["SLURM_MEM_PER_CPU"] == found["sbatch"]["SLURM_MEM_PER_CPU"] == "200"
+    return {"plain": bench.env, **found, "old": bench.env | OLD, "site's": bench.env | SITES_OWN | FILTERS}
+
+
+def test_same_blocks_in_each_shell(make_bench: Callable[[Engine], Bench], tmp_path: Path) -> None:
+    """In a plain shell, within salloc, within a batch job, in a shell with variables of an old session,
+    and at a site whose profile exports nothing, the batch script is the same one, to the letter what
+    prepare has shown, and what is in the block has the same environment, that of the block.
+    """
+    bench = make_bench(TWO_NODES)
+    seen, shown = {}, {}
+    for number, (shell, variables) in enumerate(shells(bench, tmp_path).items()):
+        bench.env, plain = dict(variables), bench.env
+        bench.prepare([Step("s")], name=f"{bench.id}.{number}")
+        bench.submit_path = bench.submit_path.with_name(f"{bench.id}.{number}")
+        shown[shell] = script(bench).replace(f"RUN.{number}", "RUN")
+        config = bench.config(f"{bench.id}.{number}")
+        with bench.as_process():
+            (executor,) = SiteConfig.from_config(config).get_executors()
+            executor.provider.submit(f'env -0 >{tmp_path}/{number}."$SLURM_NODEID"', 1, "block-0")
+        assert script(bench).replace(f"RUN.{number}", "RUN") == shown[shell]
+        seen[shell] = [tmp_path / f"{number}.{node}" for node in range(2)]
+        bench.env = plain
+    bench.assert_queue_empty()
     assert len(set(shown.values())) == 1
-    assert {name: script(bench) for name, bench in benches.items()} == shown
-    seen = {name: environment(bench.path / "shown") for name, bench in benches.items()}
-    assert len({variables["SLURM_JOB_ID"] for variables in seen.values()}) == len(benches)
-    names = [{name for name in variables if "SLURM" in name} for variables in seen.values()]
-    assert all(found == names[0] for found in names)
-    for variables in seen.values():
-        same = "SLURM_NNODES SLURM_NTASKS SLURM_TASKS_PER_NODE SLURM_MEM_PER_CPU SLURM_JOB_PARTITION"
-        assert [variables.get(name) for name in same.split()] == ["2", "2", "1(x2)", "1500", "main"]
+    blocks = {shell: [environment(path) for path in paths] for shell, paths in seen.items()}
+    assert len({of_node["SLURM_JOB_ID"] for of_node, _ in blocks.values()}) == len(blocks)
+    for nodes in blocks.values():
+        for of_node, of_plain in zip(nodes, blocks["plain"], strict=True):
+            assert set(of_node) == set(of_plain)
+            same = set(of_plain) - {name for name in of_plain if VARYING.search(name)}
+            assert {name: of_node[name] for name in same} == {name: of_plain[name] for name in same}
+
+
+def test_run_within_an_allocation(make_bench: Callable[[Engine], Bench], tmp_path: Path) -> None:
+    """A run goes well that is submitted within salloc, by a shell with variables of another session and of
+    a site that exports nothing; its jobs see the variables of their block.
+    """
+    bench = make_bench(TWO_NODES)
+    found = shells(bench, tmp_path)
+    bench.env = found["salloc"] | OLD | SITES_OWN | FILTERS
+    show = "env -0 >shown.new && mv shown.new shown"
+    bench.prepare([Step("shown", executable="/bin/sh", arguments=f"-c '{show}'")])
+    bench.drive("restart", "--id", bench.id).finish(120).succeeded()
+    variables = environment(bench.path / "shown")
+    assert variables["SLURM_JOB_ID"] not in (OLD["SLURM_JOB_ID"], found["salloc"]["SLURM_JOB_ID"])
+    same = "SLURM_NNODES SLURM_NTASKS SLURM_TASKS_PER_NODE SLURM_MEM_PER_CPU SLURM_JOB_PARTITION"
+    assert [variables.get(name) for name in same.split()] == ["2", "2", "1(x2)", "1500", "main"]
+    assert not {"SLURM_MEM_PER_NODE", "SLURM_HINT", "SLURM_EXPORT_ENV"}.intersection(variables)
 
 
 def test_cancel_finds_blocks_with_the_users_own_options(slurm: Bench) -> None:

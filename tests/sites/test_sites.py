@@ -1246,6 +1246,34 @@ def test_path_with_a_blank(name: str, queue_site: Callable[..., Any], asked: lis
 
 
 @pytest.mark.parametrize("name", ["Torque", "PBSPro", "LSF"])
+def test_shells_options_reach_no_other_batch_system(
+    name: str, queue_site: Callable[..., Any], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables that the commands read as options are taken out, and those that find the server are not."""
+    for variable in ("PBS_DPREFIX", "LSB_DEFAULTQUEUE", "BSUB_QUIET", "SBATCH_ACCOUNT", "PBS_DEFAULT"):
+        monkeypatch.setenv(variable, "x")
+    queue_site(name).submit("c", 1, "block-0")
+    unset, _, rest = asked[0].partition("; ")
+    assert {"PBS_DPREFIX", "LSB_DEFAULTQUEUE", "BSUB_QUIET", "SBATCH_ACCOUNT"} <= set(unset.split())
+    assert unset.split()[0] == "unset"
+    assert "PBS_DEFAULT" not in unset.split()
+    assert "sub " in rest
+
+
+def test_options_in_the_shell_are_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has an account in the shell learns that it is not used, and where it belongs."""
+    monkeypatch.setenv("SBATCH_ACCOUNT", "rubin")
+    monkeypatch.setenv("SBATCH_CLUSTERS", "b")
+    (*_, remark) = make_site("Slurm", nodes=1, walltime="1:00:00").remarks()
+    assert "SBATCH_ACCOUNT" in remark
+    assert "SBATCH_CLUSTERS" not in remark
+    assert "site.here" in remark
+    assert "account" in remark
+    monkeypatch.delenv("SBATCH_ACCOUNT")
+    assert not any("SBATCH" in text for text in make_site("Slurm", nodes=1, walltime="1:00:00").remarks())
+
+
+@pytest.mark.parametrize("name", ["Torque", "PBSPro", "LSF"])
 def test_script_is_the_owners(name: str, queue_site: Callable[..., Any], asked: list[str]) -> None:
     """Nobody else can write to what the batch system runs in the user's name, whatever the umask."""
     with umask(0):

@@ -146,9 +146,8 @@ class SlurmBlocks(SlurmProvider):
         self._asked = lines
         # Behind those of the settings, so that they count.
         self.scheduler_options += lines
-        self.clusters = self.clusters or chosen_clusters()
-        if chosen := read_directives(lines).get("clusters"):
-            self.clusters = chosen.value
+        asked = read_directives(lines).get("clusters")
+        self.clusters = asked.value if asked else self.clusters or chosen_clusters()
         self.name = name
         self.tag = tag
         self.record = record

@@ -59,6 +59,10 @@ LOCAL_PREFIXES = (
     "PMIX_",
     "OMPI_",
     "CUDA_VISIBLE_",
+    "GPU_DEVICE_ORDINAL",
+    "ROCR_VISIBLE_",
+    "ZE_AFFINITY_MASK",
+    "_SLURM_",
 )
 """Beginnings of such names: the login session's and the batch system's."""
 
