@@ -286,6 +286,7 @@ def partition(name: str, *values: str) -> Iterator[str]:
         yield name
     finally:
         # Slurm keeps a partition that has jobs.
+        _slurm("scancel", f"--partition={name}")
         _wait(
             f"partition {name} has jobs",
             lambda: not _slurm("squeue", "-h", "-a", "-p", name, "-o", "%i"),

@@ -39,7 +39,7 @@ def await_words(driver: Running, *words: str) -> None:
         assert all(word in flat for word in words) or driver.poll() is None, f"it ended: {driver.finish()}"
         return all(word in flat for word in words)
 
-    wait_until(said, f"it says {words}", 60.0)
+    wait_until(said, f"it says {words}", 120.0)
 
 
 def test_partition_down_then_too_short(slurm: Bench, partition: str) -> None:
@@ -135,7 +135,7 @@ def test_commands_of_a_site(make_bench: Callable[[Engine], Bench]) -> None:
     report = bench.bps("report", "--id", bench.id).succeeded().stdout
     assert "Blocks in Slurm's queue (east): 1 runs." in report
     bench.let_go("s0")
-    finished = driver.finish(60).succeeded()
+    finished = driver.finish().succeeded()
     assert "ended before" not in finished.stderr
     bench.assert_each_once(["s0"])
     assert len({number for _, number, _ in bench.where()}) == 1

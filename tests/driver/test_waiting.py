@@ -27,6 +27,11 @@ class Slurm(Queue):
     """A batch system that says why its jobs wait."""
 
     says_reasons = True
+    silent = False
+
+    def _status(self) -> None:
+        for job in [] if self.silent else self.resources.values():
+            job["status"] = JobStatus(job["status"].state, message=job["status"].message)
 
     def wait_for(self, reason: str | None, *numbers: str, state: JobState = JobState.PENDING) -> None:
         """Let jobs wait for a reason."""
@@ -89,6 +94,21 @@ def test_reason_that_was_there_for_a_moment(scene: SlurmScene) -> None:
     scene.tick(SURE_SECONDS)
     assert scene.errors == []
     scene.tick(SURE_SECONDS)
+    assert scene.errors
+
+
+def test_reason_that_was_said_once(scene: SlurmScene) -> None:
+    """While squeue does not answer, what it said before is no older for that."""
+    scene.need(4)
+    scene.tick()
+    scene.provider.wait_for("BadConstraints")
+    scene.provider.silent = True
+    for _ in range(3):
+        scene.tick(SURE_SECONDS)
+    assert scene.errors == []
+    scene.provider.silent = False
+    scene.tick()
+    scene.tick()
     assert scene.errors
 
 

@@ -33,7 +33,6 @@ SITE = {"class": "Slurm", "nodes": 1, "walltime": "2:00:00"}
         ("-t UNLIMITED", {}, "walltime"),
         ("--oversubscribe", {}, "exclusive is true, as it is without cores_per_node"),
         ("-s", {"cores_per_node": 4, "exclusive": True}, "exclusive is true."),
-        ("--exclusive", {"exclusive": False}, "exclusive is false"),
         ("--dependency=afterok:7", {"singleton": True}, "singleton is true"),
     ],
 )
@@ -61,6 +60,7 @@ def test_contradiction(option: str, settings: dict[str, Any], key: str) -> None:
         ("--time-min=1:00:00", {}),
         ("--exclusive", {}),
         ("--exclusive", {"cores_per_node": 4}),
+        ("--exclusive", {"cores_per_node": 4, "exclusive": False}),
         ("--oversubscribe", {"cores_per_node": 4}),
         ("--dependency=singleton,afterok:7", {"singleton": True}),
         ("--dependency=afterok:7", {}),
@@ -98,6 +98,8 @@ def test_facility() -> None:
 
 def test_later_one_wins() -> None:
     """Where an option takes the place of a setting, and may, it is said at submit; twice the same is not."""
-    site = make_site("S3df", scheduler_options="#SBATCH -p other\n#SBATCH --qos=normal")
+    options = "#SBATCH -p other\n#SBATCH --qos=normal --exclusive"
+    site = make_site("S3df", scheduler_options=options, exclusive=False)
     assert "site.here.scheduler_options: -p other takes the place of partition." in site.remarks()
+    assert "site.here.scheduler_options: --exclusive takes the place of exclusive." in site.remarks()
     assert not any("qos" in remark for remark in site.remarks())

@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from enum import Enum
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = ["PENDING", "Pending", "Wait", "pending", "says_never"]
@@ -242,6 +243,7 @@ UNKNOWN = Pending("*", _PASSES, "see squeue(1) for what that means", "")
 """For what a later Slurm, or a site's plugin, says."""
 
 
+@lru_cache(1024)  # Asked for each block, each second.
 def pending(reason: str) -> Pending:
     """Look a reason up.
 

@@ -20,8 +20,8 @@ QUIET_SECONDS = 30.0
 """A block that waits no longer than that is nothing to tell."""
 
 SURE_SECONDS = 30.0
-"""Time that a reason has to stay before it ends a run: more than one answer of
-squeue, and an administrator's second thought."""
+"""Time that a reason has to stay, through more than one answer of squeue,
+before it ends a run: an administrator may have second thoughts."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 300.0, 3600.0
 """Seconds until a reason is said again, at first and at most."""
@@ -36,9 +36,11 @@ _NEW = pending("PD")
 class _Waiter:
     """A block that waits."""
 
-    reason: str
+    status: JobStatus
     row: Pending
     since: float
+    answers: int = 1
+    """How often Slurm said so."""
 
 
 @dataclass
@@ -89,8 +91,10 @@ class Waiting:
                 if status is None or status.state not in _WAITS or not status.message:
                     continue
                 row, old = pending(status.message), before.get(number)
-                since = old.since if old is not None and old.row is row else now
-                label.waiters[number] = _Waiter(status.message, row, since)
+                waiter = label.waiters[number] = _Waiter(status, row, now)
+                if old is not None and old.row is row:
+                    waiter.since = old.since
+                    waiter.answers = old.answers + (status is not old.status)
         label.hopeless = _hopeless(item, alive.values(), label.waiters.values(), now)
         lines = []
         for row, line in _lines(item, alive, label.waiters, now):
@@ -145,12 +149,12 @@ def _hopeless(item: Blocks, alive: Collection[Block], waiters: Collection[_Waite
     if any(block.started is not None for block in alive):
         return ""
     never = [waiter for waiter in waiters if waiter.row.wait is Wait.NEVER]
-    sure = [waiter for waiter in never if now - waiter.since >= SURE_SECONDS]
+    sure = [waiter for waiter in never if now - waiter.since >= SURE_SECONDS and waiter.answers > 1]
     looked_at = [waiter for waiter in waiters if waiter.row is not _NEW]
     if not sure or len(never) < len(looked_at):
         return ""
     why = sure[0]
-    return f"No block of {item.executor.label} will ever start ({why.reason}): {why.row.text()}."
+    return f"No block of {item.executor.label} will ever start ({why.status.message}): {why.row.text()}."
 
 
 def _lines(
@@ -169,4 +173,4 @@ def _lines(
         if first.row.wait is Wait.NEVER:
             what = f"{len(numbers)} will never start"
         text = first.row.text([job for job in jobs if job])
-        yield first.row, f"Blocks of {item.executor.label}: {what} ({first.reason}): {text}."
+        yield first.row, f"Blocks of {item.executor.label}: {what} ({first.status.message}): {text}."

@@ -76,7 +76,7 @@ class BlockSettings(SiteSettings):
 
     scheduler_options: Lines = ""
     """More lines for the head of the batch script (a text or a list), such
-    as ``#SBATCH --partition=roma``."""
+    as ``#SBATCH --reservation=night``."""
 
     cmd_timeout: Count = 300
     """Seconds that a command of the batch system may take."""

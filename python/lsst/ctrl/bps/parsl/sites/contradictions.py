@@ -3,7 +3,7 @@
 
 Of two values of one option sbatch takes the later one, which is the user's
 line. That is harmless where nothing here depends on the value: a partition,
-an account, a qos, a constraint, GPUs. It is an error where sbatch refuses the
+an account, a qos, a constraint, GPUs, nodes to oneself. It is an error where sbatch refuses the
 pair at every try, or where workers and jobs would be handed out by the value
 of the setting while the block has another.
 """
@@ -72,8 +72,6 @@ def _contradictions(found: Mapping[str, Directive], has: Mapping[str, Any]) -> I
             f"{found['oversubscribe'].text} shares the nodes, and exclusive is true{default}. Remove the "
             "option, or set exclusive: false."
         )
-    if "exclusive" in found and has["exclusive"] is False and has["exclusive_is_set"]:
-        yield f"{found['exclusive'].text}, and exclusive is false. Remove one of the two."
     if "dependency" in found and has["singleton"] and "singleton" not in found["dependency"].value:
         yield (
             f"{found['dependency'].text} takes the place of --dependency=singleton, and singleton is true: "
@@ -123,6 +121,8 @@ def replaced(options: str, has: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         The option, as it was written.
     """
     found = read_directives(options)
+    if "exclusive" in found and has.get("exclusive") is False:
+        yield "exclusive", found["exclusive"].text
     for key, option in _LATER_WINS.items():
         if option in found and has.get(key) is not None and str(has[key]) != found[option].value:
             yield key, found[option].text

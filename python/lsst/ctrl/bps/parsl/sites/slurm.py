@@ -125,16 +125,11 @@ class SlurmSite(BlockSite):
             **self.block_limits(settings, cores and cores * nodes),
             **parsl_arguments(settings, "provider_options", self.where),
         }
-        self._check_options(arguments, is_exclusive_set=settings.exclusive is not None)
+        self._check_options(arguments)
         return self.build("provider_options", SlurmBlocks, arguments, SlurmProvider)
 
-    def _check_options(self, arguments: Mapping[str, Any], *, is_exclusive_set: bool) -> None:
-        has = {
-            **arguments,
-            "nodes": arguments["nodes_per_block"],
-            "walltime": arguments["seconds"],
-            "exclusive_is_set": is_exclusive_set,
-        }
+    def _check_options(self, arguments: Mapping[str, Any]) -> None:
+        has = {**arguments, "nodes": arguments["nodes_per_block"], "walltime": arguments["seconds"]}
         if complaints := contradictions(self.where, arguments["scheduler_options"], has):
             raise ConfigurationError(complaints)
 
