@@ -24,6 +24,7 @@ from .prepare.submission import (
     submit_path_complaints,
     why_not_writable,
 )
+from .report.escape import escape_output
 from .report.runs import all_runs, belongs_to, find_run, is_recent
 from .report.view import run_report
 from .run.registry import state_directory
@@ -58,6 +59,10 @@ class ParslService(BaseWmsService):
 
     _listed: tuple[str, ...] = ()
     """Runs that are to be cancelled one after the other, whatever comes of each."""
+
+    def __init__(self, config: BpsConfig) -> None:
+        super().__init__(config)
+        escape_output()  # BPS prints and logs labels, too.
 
     @property
     def defaults(self) -> Config:

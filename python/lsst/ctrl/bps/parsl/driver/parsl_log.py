@@ -31,7 +31,7 @@ class ParslLog:
         self._before = (self._logger.level, self._logger.propagate)
         with storage_errors(path, "write Parsl's log"):
             os.close(open_append(path))
-        self._file = logging.FileHandler(path, delay=True)
+        self._file = logging.FileHandler(path, delay=True, encoding="utf-8", errors="backslashreplace")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
         self._terminal = _ToRoot(level)
         self._logger.setLevel(min(level, logging.INFO))

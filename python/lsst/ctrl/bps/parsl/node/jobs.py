@@ -21,6 +21,7 @@ from .processes import (
     find_program,
     make_directory,
     memory_descriptor,
+    os_bytes,
 )
 from .records import CANNOT_EXECUTE, NOT_FOUND, expand, variables
 from .script import bash_code
@@ -35,7 +36,7 @@ class Logs:
     """Opens the log files of jobs, and makes their directories."""
 
     def __init__(self) -> None:
-        self._directories: set[str] = set()
+        self._directories: set[bytes] = set()
 
     def open(self, path: str) -> int:
         """Open a log file to write at its end.
@@ -50,16 +51,17 @@ class Logs:
         fd : `int`
             Its file descriptor.
         """
-        directory = os.path.dirname(path)
+        name = os_bytes(path)
+        directory = os.path.dirname(name)
         if directory not in self._directories:
             make_directory(directory)
             self._directories.add(directory)
         try:
-            return os.open(path, _APPEND, 0o644)
+            return os.open(name, _APPEND, 0o644)
         except FileNotFoundError:
             # Somebody has removed it, such as a job.
             make_directory(directory)
-            return os.open(path, _APPEND, 0o644)
+            return os.open(name, _APPEND, 0o644)
 
     def say(self, path: str, sentence: str) -> None:
         """Write a sentence of the runner's own into a log file.
@@ -264,9 +266,9 @@ def _spawner(
 
     def spawn() -> int:
         return os.posix_spawn(
-            program,
-            argv,
-            environ,
+            os_bytes(program),
+            [os_bytes(word) for word in argv],
+            {os_bytes(name): os_bytes(value) for name, value in environ.items()},
             file_actions=actions,
             setpgroup=0,
             setsigdef=IGNORED_HERE,

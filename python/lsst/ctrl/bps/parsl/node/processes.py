@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, AnyStr
 
 from .lines import write_whole
 
@@ -28,6 +28,7 @@ __all__ = [
     "high_copy",
     "make_directory",
     "memory_descriptor",
+    "os_bytes",
     "own_start_time",
     "parent",
     "pid_namespace",
@@ -73,7 +74,7 @@ def show_command(name: str, words: Sequence[str]) -> None:
         ctypes.memmove(first, text.ljust(after - first, b"\0"), after - first)
 
 
-def make_directory(path: str) -> None:
+def make_directory(path: AnyStr) -> None:
     """Make a directory and those above it, none writable by others.
 
     `os.makedirs` would apply its mode to the last one only.
@@ -164,6 +165,33 @@ def can_be_given(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in text and not any(name == "" or "=" in name for name in environ)
+
+
+def os_bytes(text: str) -> bytes:
+    """Return a path, an argument or a variable as the system has it.
+
+    Parameters
+    ----------
+    text : `str`
+        The text.
+
+    Returns
+    -------
+    raw : `bytes`
+        As `os.fsencode` makes it. What the locale has no bytes for, such as a
+        label's letters, is in UTF-8: it came from a file that is.
+    """
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        return b"".join(map(_character, text))
+
+
+def _character(character: str) -> bytes:
+    try:
+        return os.fsencode(character)
+    except UnicodeEncodeError:
+        return character.encode()
 
 
 def memory_descriptor(text: str = "") -> int:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from lsst.ctrl.bps import GenericWorkflowJob
 
 from ..configuration import CONTROL_JOBS
 from ..job import get_file_paths, job_command, other_command
+from ..node.processes import os_bytes
 from ..plan.command import LONGEST_WORD
 from ..plan.variables import bash_text, fill_in_attempt, unreadable_variable
 from ..site import SiteConfig
@@ -150,7 +150,7 @@ def _job_complaint(
         return f"its command names <FILE:{exc.args[0]}>, and the job has no such file."
     except ValueError as exc:
         return f"its command cannot be read: {exc}: {job.arguments}"
-    longest = max((len(os.fsencode(word)) for word in command.words or ()), default=0)
+    longest = max((len(os_bytes(word)) for word in command.words or ()), default=0)
     if longest > LONGEST_WORD:
         return (
             f"an argument of its command has {longest} bytes; Linux takes {LONGEST_WORD}. "

@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from ..node.processes import os_bytes
+
 __all__ = ["last_lines", "printable", "said"]
 
 _LAST_LINES = 5
@@ -79,7 +81,7 @@ def said(path: Path) -> list[str]:
 def _lines(path: Path) -> list[str]:
     """Read the lines at the end of a log that say something."""
     try:
-        with open(path, "rb") as stream:
+        with open(os_bytes(str(path)), "rb") as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LAST_BYTES))
             text = stream.read().decode("utf-8", "replace")
     except OSError:

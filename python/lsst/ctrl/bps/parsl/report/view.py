@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lsst.ctrl.bps import WmsRunReport, WmsSpecificInfo, WmsStates
 
@@ -22,6 +23,7 @@ from ..run.liveness import living_holder
 from ..run.registry import Registry
 from ..run.replay import replay
 from ..run.state import RunState
+from .escape import ascii_text
 from .excerpt import last_lines, said
 from .jobs import JobReports
 from .usage import LabelUsage, measure, usage_lines
@@ -178,17 +180,23 @@ def run_report(view: RunView, *, exit_codes: bool = False, usage: bool = False) 
     """
     plan, state = view.plan, view.state
     attributes = plan.header["attributes"]
-    by_label = {label: _by_wms_state(counts) for label, counts in state.label_counts().items()}
+    counted = state.label_counts().items()
+    by_label = {ascii_text(label): _by_wms_state(counts) for label, counts in counted}
+
+    def attribute(name: str, default: str = "") -> Any:
+        value = attributes.get(name, default)
+        return ascii_text(value) if isinstance(value, str) else value
+
     report = WmsRunReport(
-        wms_id=view.shortest_id,
+        wms_id=ascii_text(view.shortest_id),
         global_wms_id=plan.run,
         path=str(view.paths.submit_path),
-        label=attributes.get("bps_run", ""),
-        run=attributes.get("bps_run", plan.run),
-        project=attributes.get("bps_project", ""),
-        campaign=attributes.get("bps_campaign", ""),
-        payload=attributes.get("bps_payload", ""),
-        operator=attributes.get("bps_operator", ""),
+        label=attribute("bps_run"),
+        run=attribute("bps_run", plan.run),
+        project=attribute("bps_project"),
+        campaign=attribute("bps_campaign"),
+        payload=attribute("bps_payload"),
+        operator=attribute("bps_operator"),
         run_summary=_run_summary(by_label),
         state=view.wms_state,
         jobs=JobReports(plan, state) if usage else None,
@@ -244,7 +252,7 @@ def _by_wms_state(counts: dict[JobState, int]) -> dict[WmsStates, int]:
 
 
 def _exit_codes(view: RunView) -> dict[str, list[int]]:
-    codes: dict[str, list[int]] = {label: [] for label in view.state.label_counts()}
+    codes: dict[str, list[int]] = {ascii_text(label): [] for label in view.state.label_counts()}
     for job, code in sorted(view.state.exit_codes.items()):
-        codes[view.plan.template(job).label].append(code)
+        codes[ascii_text(view.plan.template(job).label)].append(code)
     return codes

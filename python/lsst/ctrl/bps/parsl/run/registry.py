@@ -79,7 +79,7 @@ def register_run(run: str, submit_path: Path) -> None:
     """
     directory = state_directory()
     entry = Entry(run=run, submit_path=str(submit_path), created=time.time())
-    digest = hashlib.sha256(entry.submit_path.encode()).hexdigest()[:10]
+    digest = hashlib.sha256(os.fsencode(entry.submit_path)).hexdigest()[:10]
     path = directory / f"{safe_name(run)}@{digest}.json"
     try:
         make_directory(directory, 0o700)
