@@ -57,7 +57,7 @@ def test_streams_escape(
         stream.flush()
     for handler in handlers:
         handler.close()
-    raw = [stream.buffer.getvalue().strip() for stream in streams]  # type: ignore[attr-defined]
+    raw = [stream.buffer.getvalue().strip() for stream in streams]
     assert raw == [shown, shown]
     assert now.read_bytes().strip() == shown
     assert later.read_bytes().strip() == text.encode(encoding, "backslashreplace")
