@@ -185,7 +185,7 @@ def test_pilot_cancelled(make_run: Callable[..., BatchRun], matrix: Matrix, phas
 @pytest.mark.on_cluster
 @pytest.mark.alone
 def test_node_down(make_run: Callable[..., BatchRun], matrix: Matrix) -> None:
-    """The node goes down when the job there has added the others, and not ended: it runs again elsewhere."""
+    """The node goes down when the job there has added the others and not ended: another block runs it."""
     run = make_run("slurm")
     run.hold_in(ADDED)
     *_, (_, _, node) = run.bench.where()
