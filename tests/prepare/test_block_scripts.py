@@ -47,7 +47,7 @@ def test_each_kind_of_block(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "blocks").iterdir()} == {0o600}
     (line,) = [record.getMessage() for record in caplog.records if "blocks" in record.getMessage()]
     assert line.endswith(f"{tmp_path}/blocks: {', '.join(names)}")
-    large: Any = sites[0].get_executors()[-1]  # type: ignore[attr-defined]
+    large: Any = sites[0].get_executors()[-1]
     assert (tmp_path / "blocks" / "three.large.sh").read_text() == large.provider.script()
     torque = (tmp_path / "blocks" / "pbs.torque.sh").read_text()
     assert "#PBS -l nodes=1:ppn=4\n" in torque
