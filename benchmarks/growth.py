@@ -20,15 +20,15 @@ from typing import Any
 from lsst.ctrl.bps.parsl import ParslService
 from lsst.ctrl.bps.parsl.driver.limits import Limits
 from lsst.ctrl.bps.parsl.driver.loop import Driver
-from lsst.ctrl.bps.parsl.driver.tail import NodeTail
+from lsst.ctrl.bps.parsl.driver.node_tail import NodeTail
 from lsst.ctrl.bps.parsl.driver.tasks import Task
 from lsst.ctrl.bps.parsl.node.journal import encode_event, encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import Plan, write_plan
 from lsst.ctrl.bps.parsl.report.view import RunView, run_report
+from lsst.ctrl.bps.parsl.run.cancel_request import ask_to_cancel
 from lsst.ctrl.bps.parsl.run.holder import Holder
 from lsst.ctrl.bps.parsl.run.journal import Journal
-from lsst.ctrl.bps.parsl.run.liveness import ask_to_cancel
 from lsst.ctrl.bps.parsl.run.registry import VARIABLE, register_run
 from lsst.ctrl.bps.parsl.run.replay import replay
 from lsst.ctrl.bps.parsl.run.state import RunState

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lsst.ctrl.bps.parsl.batch.answers import ANSWERS, answer_to
 from lsst.ctrl.bps.parsl.batch.pending import PENDING, UNKNOWN, Wait, pending
+from lsst.ctrl.bps.parsl.batch.refusals import ANSWERS, answer_to
 
 DOCUMENTATION = Path(__file__).parents[2] / "doc/troubleshooting.rst"
 

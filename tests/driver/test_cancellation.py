@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lsst.ctrl.bps.parsl.driver.cancellation import cancel_dead_run
+from lsst.ctrl.bps.parsl.driver.cancellation import cancel_run
 from lsst.ctrl.bps.parsl.errors import RunStateError
 from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
@@ -35,7 +35,7 @@ def test_run_with_jobs_left_is_marked_as_cancelled(tmp_path: Path) -> None:
     """What has not ended is deleted."""
     plan, paths = make_plan(tmp_path, [plan_line("a"), plan_line("b", [0])])
     write(paths, *BEGUN, OK)
-    assert "marked as cancelled" in cancel_dead_run("r", paths)
+    assert "marked as cancelled" in cancel_run("r", paths)
     state = replay(plan, paths)
     assert state.finished == "DELETED"
     assert [state.state(job) for job in (0, 1)] == [JobState.SUCCEEDED, JobState.DELETED]
@@ -63,7 +63,7 @@ def test_run_whose_jobs_have_all_ended(
         write(paths, *BEGUN, event)
     for _ in range(2):
         with pytest.raises(RunStateError, match=rf"has ended before \({outcome}\)"):
-            cancel_dead_run("r", paths)
+            cancel_run("r", paths)
     state = replay(plan, paths)
     assert (state.finished, state.state(0)) == (outcome, job)
 
@@ -72,7 +72,7 @@ def test_run_whose_driver_died_while_it_was_being_cancelled(tmp_path: Path) -> N
     """A second cancel finishes what the first one began."""
     plan, paths = make_plan(tmp_path, [plan_line("a"), plan_line("b", [0])])
     write(paths, *BEGUN, {"e": "cancel", "t": 3.0})
-    assert "marked as cancelled" in cancel_dead_run("r", paths)
+    assert "marked as cancelled" in cancel_run("r", paths)
     assert replay(plan, paths).finished == "DELETED"
 
 
@@ -89,5 +89,5 @@ def test_cancel_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             sizes.append(os.fstat(fd).st_size)
 
     monkeypatch.setattr(os, "fsync", note)
-    cancel_dead_run("r", paths)
+    cancel_run("r", paths)
     assert sizes[-1:] == [paths.driver_journal.stat().st_size]

@@ -24,10 +24,10 @@ from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import JobKind, Plan
 from lsst.ctrl.bps.parsl.report.outcome import error_of
+from lsst.ctrl.bps.parsl.run.cancel_request import ask_to_cancel, is_asked
 from lsst.ctrl.bps.parsl.run.holder import Holder
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import read_journal
-from lsst.ctrl.bps.parsl.run.liveness import ask_to_cancel, is_asked
 from lsst.ctrl.bps.parsl.run.replay import replay
 from run.test_state import random_lines, snapshot
 from support.fake import LOST, SUCCEEDS, FakeBackend, Outcome, Run, Script, after, drive, fails

@@ -20,15 +20,9 @@ import pytest
 from lsst.ctrl.bps.parsl.errors import RunHeldError, StorageError
 from lsst.ctrl.bps.parsl.run import holder as holders
 from lsst.ctrl.bps.parsl.run import liveness
+from lsst.ctrl.bps.parsl.run.cancel_request import ask_to_cancel, is_asked, take_cancel_request
 from lsst.ctrl.bps.parsl.run.holder import Holder, read_holder
-from lsst.ctrl.bps.parsl.run.liveness import (
-    PATIENCE_SECONDS,
-    RunLock,
-    ask_to_cancel,
-    is_asked,
-    living_holder,
-    take_cancel_request,
-)
+from lsst.ctrl.bps.parsl.run.liveness import PATIENCE_SECONDS, RunLock, living_holder
 from support.plans import umask, world_writable
 from support.warm import wait_until
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from lsst.ctrl.bps.parsl.driver.limits import Limits
 from lsst.ctrl.bps.parsl.driver.loop import Driver
-from lsst.ctrl.bps.parsl.driver.payload import look_for_payload
+from lsst.ctrl.bps.parsl.driver.take_up_payload import look_for_payload
 from lsst.ctrl.bps.parsl.driver.tasks import Task
 from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths

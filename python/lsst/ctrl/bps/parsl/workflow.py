@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lsst.ctrl.bps import BaseWmsWorkflow, BpsConfig, GenericWorkflow
 
 from .configuration import get_bps_config_value, read_config, write_config
-from .driver.cancellation import cancel_dead_run
+from .driver.cancellation import cancel_run
 from .environment import capture_environment, write_environment, write_environment_script
 from .errors import RunStateError
 from .files import storage_errors
@@ -26,9 +25,8 @@ from .report.progress import ProgressDisplay
 from .report.suggestions import MARGIN, PERCENTILE, section_finder, snippet
 from .report.summary import Table, print_end, print_requests, status_table
 from .report.view import RunView
-from .run.liveness import RunLock, ask_to_cancel, is_asked, living_holder, withdraw
+from .run.liveness import RunLock
 from .run.registry import Registry, register_run
-from .run.replay import replay
 
 if TYPE_CHECKING:
     import parsl.config
@@ -38,9 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["ParslWorkflow", "get_parsl_config", "start_pipeline"]
 
 _LOG = logging.getLogger(__name__)
-
-CANCEL_SECONDS = 60.0
-"""Time that a driver has to answer a request to cancel."""
 
 
 def get_parsl_config(config: BpsConfig) -> parsl.config.Config:
@@ -167,8 +162,8 @@ class ParslWorkflow(BaseWmsWorkflow):
         out_prefix : `str` or `os.PathLike`
             Submit directory.
         """
+        from .prepare.attach_payload import write_payload
         from .prepare.block_scripts import write_block_scripts
-        from .prepare.payload import write_payload
         from .prepare.translate import translate
         from .site import SiteConfig
 
@@ -203,7 +198,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         config : `lsst.ctrl.bps.BpsConfig`
             BPS's; not needed.
         """
-        from .prepare.payload import attach_payload
+        from .prepare.attach_payload import attach_payload
 
         attach_payload(self.paths, self._payload)
 
@@ -312,24 +307,7 @@ class ParslWorkflow(BaseWmsWorkflow):
         RunStateError
             Raised if the run has ended before.
         """
-        paths = self.paths
-        holder = living_holder(paths.lock)
-        if holder is None:
-            return cancel_dead_run(self.name, paths)
-        ask_to_cancel(paths.cancel_request, holder)
-        deadline = time.monotonic() + CANCEL_SECONDS
-        while time.monotonic() < deadline:
-            if not is_asked(paths.cancel_request):
-                plan = Plan(paths.plan)
-                replay(plan, paths, live=True)  # Which adds what a job has added to the run.
-                finals = any(template.final for template in plan.templates)
-                still = "; its final job still runs" if finals else ""
-                return f"The driver on {holder} ends the jobs of {self.name}{still}."
-            if living_holder(paths.lock) is None:
-                withdraw(paths.cancel_request)
-                return f"Run {self.name} ended before it was cancelled."
-            time.sleep(0.2)
-        return f"The driver on {holder} was asked to cancel {self.name} and has not answered yet."
+        return cancel_run(self.name, self.paths)
 
     def _drive(self, driver: Driver, lock: RunLock, *, show: bool) -> None:
         with ExitStack() as stack:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import SchedulerError
-from .answers import answer_to
 from .command_environment import command_environment
+from .refusals import answer_to
 
 __all__ = [
     "SlurmJob",

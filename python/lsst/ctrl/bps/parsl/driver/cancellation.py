@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Cancelling a run that nobody drives any more."""
+"""Cancelling a run, by its driver or where there is none."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from ..node.leftovers import end_leftovers
 from ..node.records import RUN_VARIABLE
 from ..paths import SubmitPaths
 from ..plan.plan import Plan
+from ..run.cancel_request import ask_to_cancel, is_asked, withdraw
+from ..run.holder import Holder
 from ..run.job_state import JobState
 from ..run.journal import Journal
-from ..run.liveness import RunLock
+from ..run.liveness import RunLock, living_holder
 from ..run.replay import recovered_events, replay
 from ..run.state import RunState
 
-__all__ = ["cancel_dead_run"]
+__all__ = ["cancel_run"]
+
+CANCEL_SECONDS = 60.0
+"""Time that a driver has to answer a request to cancel."""
 
 
-def cancel_dead_run(name: str, paths: SubmitPaths) -> str:
-    """Mark a run as cancelled, and end what its driver left.
+def cancel_run(name: str, paths: SubmitPaths) -> str:
+    """Cancel a run: end its jobs, and let no more begin.
 
     Parameters
     ----------
@@ -39,10 +44,33 @@ def cancel_dead_run(name: str, paths: SubmitPaths) -> str:
     Raises
     ------
     RunHeldError
-        Raised if a driver has the run after all.
+        Raised if a driver has taken the run in this moment.
     RunStateError
         Raised if the run has ended before.
     """
+    holder = living_holder(paths.lock)
+    return _cancel_dead(name, paths) if holder is None else _ask_driver(name, paths, holder)
+
+
+def _ask_driver(name: str, paths: SubmitPaths, holder: Holder) -> str:
+    ask_to_cancel(paths.cancel_request, holder)
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while time.monotonic() < deadline:
+        if not is_asked(paths.cancel_request):
+            plan = Plan(paths.plan)
+            replay(plan, paths, live=True)  # Which adds what a job has added to the run.
+            finals = any(template.final for template in plan.templates)
+            still = "; its final job still runs" if finals else ""
+            return f"The driver on {holder} ends the jobs of {name}{still}."
+        if living_holder(paths.lock) is None:
+            withdraw(paths.cancel_request)
+            return f"Run {name} ended before it was cancelled."
+        time.sleep(0.2)
+    return f"The driver on {holder} was asked to cancel {name} and has not answered yet."
+
+
+def _cancel_dead(name: str, paths: SubmitPaths) -> str:
+    """Mark a run as cancelled, and end what its driver left."""
     lock = RunLock(paths.lock, name)
     lock.acquire()
     try:

@@ -18,16 +18,17 @@ from typing import Any
 
 from ..errors import RunAbortedError, RunEndedError
 from ..paths import SubmitPaths
+from ..run.cancel_request import take_cancel_request
 from ..run.holder import Holder
 from ..run.job_state import JobState
 from ..run.journal import Journal
-from ..run.liveness import HEARTBEAT_SECONDS, RunLock, take_cancel_request
+from ..run.liveness import HEARTBEAT_SECONDS, RunLock
 from ..run.replay import recovered_events
 from ..run.state import RunState
 from .limits import Limits, ReadyJobs
-from .payload import Supplies, checked, payload_is_known, sufficient
+from .node_tail import NodeTail
 from .retry import decide, failure_event
-from .tail import NodeTail
+from .take_up_payload import Supplies, checked, payload_is_known, sufficient
 from .tasks import Backend, Listener, Maker, Task
 
 __all__ = ["Driver"]

@@ -25,8 +25,8 @@ from ..run.replay import replay
 from ..run.state import RunState
 from .limits import Limits
 from .loop import Driver
-from .payload import look_for_payload
 from .supplies import RunSupplies
+from .take_up_payload import look_for_payload
 
 __all__ = ["make_driver", "stopping_on_signals"]
 

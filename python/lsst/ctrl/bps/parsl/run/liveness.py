@@ -21,18 +21,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import RunHeldError, StorageError
-from ..files import PUBLIC, open_regular, storage_errors, write_atomic
+from ..files import PUBLIC, open_regular, storage_errors
 from ..node.lines import write_whole
 from .heartbeat import Heartbeat
 from .holder import Holder, read_holder
 
 __all__ = [
     "RunLock",
-    "ask_to_cancel",
-    "is_asked",
     "living_holder",
-    "take_cancel_request",
-    "withdraw",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -262,65 +258,3 @@ class RunLock:
             with suppress(OSError):
                 os.close(self._fd)
             self._fd = -1
-
-
-def ask_to_cancel(path: Path, holder: Holder) -> None:
-    """Ask a driver to cancel its run.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        File of the request.
-    holder : `Holder`
-        The driver; no later one is meant.
-    """
-    with storage_errors(path, "ask the driver to cancel the run"), write_atomic(path) as stream:
-        stream.write(json.dumps(asdict(holder)).encode())
-
-
-def take_cancel_request(path: Path) -> bool:
-    """Tell whether this process was asked to cancel its run.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        File of the request; it is removed.
-
-    Returns
-    -------
-    asked : `bool`
-        `False` also where an earlier driver was meant.
-    """
-    if not is_asked(path):
-        return False
-    asked = read_holder(path) == Holder.this_process()
-    withdraw(path)
-    return asked
-
-
-def is_asked(path: Path) -> bool:
-    """Tell whether a request to cancel a run waits for its driver.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        File of the request.
-
-    Returns
-    -------
-    asked : `bool`
-        Whether it is there.
-    """
-    return os.path.lexists(path)
-
-
-def withdraw(path: Path) -> None:
-    """Remove a request to cancel a run.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        File of the request.
-    """
-    with suppress(OSError):  # It is for one driver alone: no other will heed it.
-        path.unlink()

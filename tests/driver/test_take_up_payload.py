@@ -14,10 +14,10 @@ from lsst.ctrl.bps.parsl.driver import loop
 from lsst.ctrl.bps.parsl.driver.loop import Driver
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import Plan
+from lsst.ctrl.bps.parsl.run.cancel_request import ask_to_cancel
 from lsst.ctrl.bps.parsl.run.holder import Holder
 from lsst.ctrl.bps.parsl.run.job_state import JobState
 from lsst.ctrl.bps.parsl.run.journal import read_journal
-from lsst.ctrl.bps.parsl.run.liveness import ask_to_cancel
 from support.fake import LOST, SUCCEEDS, FakeBackend, Outcome, Run, Script, after, drive, fails
 from support.plans import PlanLine, make_payload, make_plan, plan_line
 

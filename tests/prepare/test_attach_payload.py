@@ -17,8 +17,8 @@ from lsst.ctrl.bps.parsl.environment import read_job_environments
 from lsst.ctrl.bps.parsl.errors import ConfigurationError, DamagedFileError, StorageError, WorkflowError
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.plan.plan import Plan
+from lsst.ctrl.bps.parsl.prepare.attach_payload import attach_payload, write_payload
 from lsst.ctrl.bps.parsl.prepare.lazy import is_for_live_run
-from lsst.ctrl.bps.parsl.prepare.payload import attach_payload, write_payload
 from support.plans import make_plan, plan_line
 from support.releases import needs_batch_submission
 

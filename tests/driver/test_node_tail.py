@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lsst.ctrl.bps.parsl import files
-from lsst.ctrl.bps.parsl.driver.tail import NodeTail
+from lsst.ctrl.bps.parsl.driver.node_tail import NodeTail
 from lsst.ctrl.bps.parsl.node.journal import encode_line
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.run import journal
