@@ -2,7 +2,7 @@
 # when pyproject.toml changes.
 #
 #   make demo        reduce a small simulated night with bps
-#   make test        ruff, mypy, the tests but for the slow ones, the documentation: twelve minutes
+#   make test        ruff, mypy, the tests but for the slow ones, the documentation: five minutes
 #   make test-all    all tests, also those on a cluster where one is up (make cluster): an hour
 #   make on-cluster  those on the cluster, but for most of the faults
 #   make faults      bring about each fault on the real engines (as root; half an hour)

@@ -40,6 +40,4 @@ def shorten_sockets() -> None:
 
 if __name__ == "__main__":
     shorten_sockets()
-    runpy.run_module(
-        "parsl.executors.high_throughput.process_worker_pool", run_name="__main__", alter_sys=True
-    )
+    runpy.run_module(POOL, run_name="__main__", alter_sys=True)
