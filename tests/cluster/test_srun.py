@@ -48,7 +48,7 @@ def long_directory(parent: Path) -> Path:
 def test_srun_in_blocks(make_bench: Callable[[Engine], Bench]) -> None:
     """A job's own srun starts what it would in a batch script of the block's size: it neither waits for the
     workers' step nor takes its shape over. The workers find one another where ``TMPDIR`` is too long for a
-    socket, and where it is not there; jobs have that of their node, or ``/tmp`` in place of one that is missing.
+    socket, and where it is not there; jobs have that of their node, or ``/tmp`` in place of a missing one.
     """
     bench = make_bench(BY_NAME["slurm-two-nodes"])
     long, missing = long_directory(bench.path), long_directory(bench.path / "missing")
