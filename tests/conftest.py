@@ -158,12 +158,14 @@ def no_process_is_left() -> Iterator[None]:
     """Fail where the tests of this worker leave a process behind."""
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     yield
-    children = psutil.Process().children(recursive=True)
-    left = [process for process in children if process.pid not in before]
-    _, alive = psutil.wait_procs(left, timeout=60)
-    commands = []
-    for process in alive:
-        with suppress(psutil.Error):  # It has just ended.
-            commands.append(" ".join(process.cmdline()))
-    # Python's own, which ends with this process, is not a test's.
-    assert [command for command in commands if "multiprocessing.resource_tracker" not in command] == []
+    left = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+    # Python's own ends with this process, and is not a test's.
+    tests = [process for process in left if "multiprocessing.resource_tracker" not in _command(process)]
+    _, alive = psutil.wait_procs(tests, timeout=60)
+    assert [command for process in alive if (command := _command(process))] == []
+
+
+def _command(process: psutil.Process) -> str:
+    with suppress(psutil.Error):  # It has just ended.
+        return " ".join(process.cmdline())
+    return ""

@@ -672,7 +672,7 @@ def test_transfer_executable(run: Run) -> None:
     assert len(copies) == 2
     for path in [*copies, run.path / "in side.sh"]:
         assert path.stat().st_mode & 0o100, path
-    assert "99" not in "".join(path.read_text() for path in copies)
+    assert "exit 99" not in "".join(path.read_text() for path in copies)
 
 
 def test_missing_executable(make_bench: Callable[[Engine], Bench]) -> None:
