@@ -43,7 +43,7 @@ NODE_PACKAGE = str(Path(client.__file__).parents[1])
 WORKER = """
 import json, sys, threading, time
 sys.path.append(sys.argv[1])
-from node.client import _CLIENTS, forget_clients, run_job
+from node.client import _CLIENTS, client_for, forget_clients, run_job
 from node.setup import NodeSetup
 from node.listener import RunnerDirectory
 RunnerDirectory.__init__.__kwdefaults__["base"] = sys.argv[2]
@@ -52,7 +52,11 @@ def run(message):
     while time.monotonic() < message.get("at", 0):
         pass
     try:
-        result = run_job(NodeSetup(**message["setup"]), message["spec"])
+        task_worker = message["setup"].pop("worker", None)
+        setup = NodeSetup(**message["setup"])
+        if task_worker:
+            client_for(setup, task_worker)
+        result = run_job(setup, message["spec"])
         made = _CLIENTS[message["setup"]["submit_path"], message["setup"]["site"]]
         result["started"] = made.process.pid if made.process else None
     except BaseException as exc:
