@@ -43,7 +43,8 @@ NODE_PACKAGE = str(Path(client.__file__).parents[1])
 WORKER = """
 import json, sys, threading, time
 sys.path.append(sys.argv[1])
-from node.client import _CLIENTS, forget_clients, run_job
+from node.client import _CLIENTS, client_for, forget_clients, run_job
+from node.setup import NodeSetup
 from node.listener import RunnerDirectory
 RunnerDirectory.__init__.__kwdefaults__["base"] = sys.argv[2]
 
@@ -51,7 +52,11 @@ def run(message):
     while time.monotonic() < message.get("at", 0):
         pass
     try:
-        result = run_job(message["setup"], message["spec"])
+        task_worker = message["setup"].pop("worker", None)
+        setup = NodeSetup(**message["setup"])
+        if task_worker:
+            client_for(setup, task_worker)
+        result = run_job(setup, message["spec"])
         made = _CLIENTS[message["setup"]["submit_path"], message["setup"]["site"]]
         result["started"] = made.process.pid if made.process else None
     except BaseException as exc:
@@ -406,9 +411,11 @@ ONE_TASK = """
 import json, sys
 sys.path.append(sys.argv[1])
 from node.client import run_job
+from node.setup import NodeSetup
 from node.listener import RunnerDirectory
 RunnerDirectory.__init__.__kwdefaults__["base"] = sys.argv[2]
-print(json.dumps(run_job(*json.loads(sys.argv[3]))))
+setup, spec = json.loads(sys.argv[3])
+print(json.dumps(run_job(NodeSetup(**setup), spec)))
 """
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,6 +28,7 @@ from lsst.ctrl.bps.parsl.driver.tasks import node_setup
 from lsst.ctrl.bps.parsl.environment import write_environment
 from lsst.ctrl.bps.parsl.node.client import RunnerClient, forget_clients, kill_jobs, run_job
 from lsst.ctrl.bps.parsl.node.records import RUN_VARIABLE, expand
+from lsst.ctrl.bps.parsl.node.setup import NodeSetup
 from lsst.ctrl.bps.parsl.paths import SubmitPaths
 from lsst.ctrl.bps.parsl.run.journal import read_journal
 from plan.test_command import HOSTILE
@@ -43,11 +45,7 @@ class Node:
         self.paths.create()
         self.cwd = directory / "cwd"
         self.cwd.mkdir()
-        self.setup: dict[str, Any] = {
-            **node_setup(self.paths, str(self.cwd)),
-            "cpus": None,
-            "memory": None,
-        }
+        self.setup: dict[str, Any] = asdict(node_setup(self.paths, str(self.cwd)))
         self.environment({"PATH": os.environ["PATH"]})
         self._number = 0
         self._client: RunnerClient | None = None
@@ -67,7 +65,7 @@ class Node:
     def client(self) -> RunnerClient:
         """The client, which is started by its first use."""
         if self._client is None:
-            self._client = RunnerClient(self.setup)
+            self._client = RunnerClient(NodeSetup(**self.setup))
         return self._client
 
     def spec(
@@ -728,8 +726,9 @@ def test_close_ends_what_runs(node: Node) -> None:
 DRIVER = """
 import json, sys
 from lsst.ctrl.bps.parsl.node.client import RunnerClient
+from lsst.ctrl.bps.parsl.node.setup import NodeSetup
 setup, spec = json.loads(sys.argv[1])
-client = RunnerClient(setup)
+client = RunnerClient(NodeSetup(**setup))
 print(client.process.pid, flush=True)
 client.run(spec)
 """
@@ -754,14 +753,14 @@ def test_runner_that_is_killed(node: Node) -> None:
     """Without its runner a job is lost, and has ended before that is said; the next job gets a new runner."""
     fifo = node.fifo()
     spec = node.spec(script=f"echo $$ > {fifo.said}\nread x < {fifo.told}")
-    future = beside(run_job, node.setup, spec)
+    future = beside(run_job, NodeSetup(**node.setup), spec)
     fifo.wait()
     supervisor, runner, *_ = psutil.Process(fifo.pid).parents()
     assert supervisor.cmdline() == runner.cmdline()
     runner.kill()
     assert set(future.result(60)) == {"lost"}
     wait_gone(fifo.pid)
-    assert beside(run_job, node.setup, node.spec("/bin/true")).result(60)["exit"] == 0
+    assert beside(run_job, NodeSetup(**node.setup), node.spec("/bin/true")).result(60)["exit"] == 0
     (client,) = forget_clients(str(node.paths.submit_path))
     client.close()
     assert len(node.paths.node_journals()) == 1, "the next runner goes on with the journal"
@@ -789,11 +788,11 @@ def test_one_runner_for_all_jobs_of_a_process(node: Node) -> None:
     """The first job starts the runner, and later ones use it; a kill goes to it."""
     parents = set()
     for _ in range(3):
-        beside(run_job, node.setup, node.spec("/bin/bash", "-c", "ps -o ppid= $PPID")).result(60)
+        beside(run_job, NodeSetup(**node.setup), node.spec("/bin/bash", "-c", "ps -o ppid= $PPID")).result(60)
         parents.add(node.out())
     assert len(parents) == 1
     kill_jobs(str(node.paths.submit_path), 0.0, 100)
-    assert "lost" in beside(run_job, node.setup, node.spec("/bin/true")).result(60)
+    assert "lost" in beside(run_job, NodeSetup(**node.setup), node.spec("/bin/true")).result(60)
     (client,) = forget_clients(str(node.paths.submit_path))
     client.close()
     assert forget_clients(str(node.paths.submit_path)) == []
@@ -804,7 +803,7 @@ def test_damaged_environment_leaves_no_process(node: Node) -> None:
     node.paths.environment.write_text("{")
     before = set(psutil.Process().children())
     with pytest.raises(ValueError, match="line 1"):
-        RunnerClient(node.setup)
+        RunnerClient(NodeSetup(**node.setup))
     assert set(psutil.Process().children()) <= before
     gc.collect()  # What was not closed is said now, in this test.
 

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from lsst.ctrl.bps.parsl.node.client import RunnerClient
+from lsst.ctrl.bps.parsl.node.setup import NodeSetup
 from node.test_runner import Node, Result, beside
 
 SHEBANG = f"#!{sys.executable}\n"
@@ -68,7 +69,7 @@ class Sides(Node):
     def cold(self) -> RunnerClient:
         """The client of the other runner."""
         if self._cold is None:
-            self._cold = RunnerClient({**self.setup, "warm": False})
+            self._cold = RunnerClient(NodeSetup(**{**self.setup, "warm": False}))
         return self._cold
 
     def script(

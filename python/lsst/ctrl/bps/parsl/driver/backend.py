@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor as HostPool
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -24,11 +25,12 @@ from parsl.executors.high_throughput.errors import ManagerLost
 from ..configuration import parsl_log_level
 from ..files import make_directory, storage_errors
 from ..node.client import forget_clients, kill_jobs, run_job
+from ..node.setup import NodeSetup
 from ..paths import SubmitPaths
 from ..site import SiteConfig
 from .blocks import Demand
 from .ending import Step, end_all_of
-from .functions import command_ending_with_driver, function_here, function_on_worker, node_package
+from .functions import command_ending_with_driver, function_here, function_on_worker, worker_setup
 from .kernel import end_kernel, run_variables, start_kernel
 from .local_provider import check_path, watch_local_pilots
 from .parsl_log import ParslLog
@@ -43,9 +45,6 @@ _LOG = logging.getLogger(__name__)
 
 MOST_WINDOW = 20_000
 """Number of tasks that Parsl has at most."""
-
-_ONE_PROCESS_EACH = {"WorkQueueExecutor", "TaskVineExecutor"}
-"""Parsl's executors whose workers start a process for each task."""
 
 DECLINED_SECONDS = 5.0
 """Time until a job is offered again that a block had no time for."""
@@ -82,7 +81,8 @@ class ParslBackend:
         self._log: ParslLog | None = None
         self._completed: Completed = _nobody
         self._pilots: Pilots | None = None
-        self._setups: dict[str | None, dict[str, Any]] = {}
+        self._setups: dict[str | None, NodeSetup] = {}
+        self._sent: dict[str, dict[str, Any]] = {}
         self._here: set[str | None] = {None}
         self._low_first: set[str] = set()
         self._monitored = False
@@ -142,32 +142,24 @@ class ParslBackend:
             self.window = max(self.window, min(MOST_WINDOW, 2 * self._pilots.capacity()))
 
     def _prepare_executors(self, executors: list[ParslExecutor]) -> None:
-        host = node_setup(self._paths, self._cwd, "submit host")
-        common = {"umask": self._umask, "plan": self._plan_id}
-        self._setups[None] = {**host, **common, **_choices(self._sites.main), "cpus": None, "memory": None}
+        self._setups[None] = self._setup_for(self._sites.main, "submit host")
         for executor in executors:
             site = self._sites.site_of_executor(executor.label)
-            for_all = {"monitored": self._monitored, **common, **_choices(site)}
+            setup = replace(self._setup_for(site, site.name or ""), monitored=self._monitored)
             if isinstance(executor, ThreadPoolExecutor):
                 self._here.add(executor.label)
-                cpus = site.get_capacity()["cpus"]
+                capacity = site.get_capacity()
+                cpus = capacity["cpus"]
                 if self._in_order and cpus is not None:
                     # Of more threads than run jobs, either may be heard first.
                     executor.max_threads = min(executor.max_threads or 1, int(cpus))
-                setup = node_setup(self._paths, self._cwd, site.name or "")
-                self._setups[executor.label] = {**setup, **site.get_capacity(), **for_all}
+                setup = replace(setup, cpus=cpus, memory=capacity["memory"])
+                self._setups[executor.label] = setup
                 if site is self._sites.main:
                     # The jobs that run here beside the others share its runner.
-                    self._setups[None] = self._setups[executor.label]
+                    self._setups[None] = setup
                 continue
-            setup = node_setup(self._paths, self._cwd, site.name or "", export=site.settings.environment)
-            setup |= {"package": node_package(), "shared": True, **for_all}
-            kinds = {kind.__name__ for kind in type(executor).__mro__}
-            setup["own_process"] = bool(kinds & _ONE_PROCESS_EACH)
-            # Work Queue and TaskVine count what the jobs of a node have.
-            here = {} if setup["own_process"] else site.get_capacity()
-            setup |= {name: here.get(name) for name in ("cpus", "memory")}
-            self._setups[executor.label] = setup
+            self._sent[executor.label] = asdict(worker_setup(setup, site, executor))
             check_path(executor, self._run_dir)
             watch_local_pilots(getattr(executor, "provider", None))
             if isinstance(executor, HighThroughputExecutor):
@@ -175,6 +167,15 @@ class ParslBackend:
                 executor.interchange_launch_cmd = command_ending_with_driver(
                     self._paths, executor.interchange_launch_cmd
                 )
+
+    def _setup_for(self, site: SiteConfig, name: str) -> NodeSetup:
+        return replace(
+            node_setup(self._paths, self._cwd, name),
+            umask=self._umask,
+            plan=self._plan_id,
+            warm=site.settings.warmStart,
+            enforce=site.settings.enforceMemory,
+        )
 
     def submit(self, task: Task) -> None:
         """Give a task to its executor.
@@ -203,13 +204,15 @@ class ParslBackend:
             self._start_again()
         assert self._kernel is not None, "it was not started"
         assert self._host_pool is not None
-        setup = self._setups[task.executor]
         future: Future[dict[str, Any]]
         if task.executor is None:
-            future = self._host_pool.submit(run_job, setup, task.spec)
+            future = self._host_pool.submit(run_job, self._setups[None], task.spec)
         else:
-            here = task.executor in self._here
-            function = function_here(task.label) if here else function_on_worker(task.label)
+            setup: NodeSetup | dict[str, Any]
+            if task.executor in self._here:
+                function, setup = function_here(task.label), self._setups[task.executor]
+            else:
+                function, setup = function_on_worker(task.label), self._sent[task.executor]
             keywords: dict[str, Any] = {}
             if self._monitored:
                 keywords.update(stdout=task.spec["stdout"], stderr=task.spec["stderr"])
@@ -375,10 +378,6 @@ class ParslBackend:
     def _end_runners(self) -> None:
         clients = forget_clients(str(self._paths.submit_path))
         end_all_of(*(("Ending a runner", client.close) for client in clients))
-
-
-def _choices(site: SiteConfig) -> dict[str, bool]:
-    return {"warm": site.settings.warmStart, "enforce": site.settings.enforceMemory}
 
 
 def _nobody(task: Task, result: dict[str, Any]) -> None:

@@ -12,22 +12,66 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 from ..node import client
+from ..node.setup import NodeSetup
 from ..paths import SubmitPaths
+from ..site import SiteConfig
 
-__all__ = ["Function", "command_ending_with_driver", "function_here", "function_on_worker", "node_package"]
+__all__ = [
+    "Function",
+    "command_ending_with_driver",
+    "function_here",
+    "function_on_worker",
+    "node_package",
+    "worker_setup",
+]
 
 Function = Callable[..., dict[str, Any]]
+
+_ONE_PROCESS_EACH = {"WorkQueueExecutor", "TaskVineExecutor"}
+"""Parsl's executors whose workers start a process for each task."""
 
 
 def node_package() -> str:
     """Return the directory of the code that workers load."""
     return str(Path(str(client.__file__)).parent)
+
+
+def worker_setup(setup: NodeSetup, site: SiteConfig, executor: object) -> NodeSetup:
+    """Describe the run to the workers of an executor that are other processes.
+
+    Parameters
+    ----------
+    setup : `~lsst.ctrl.bps.parsl.node.setup.NodeSetup`
+        What does not depend on the executor.
+    site : `~lsst.ctrl.bps.parsl.site.SiteConfig`
+        The executor's site.
+    executor : `object`
+        The executor, of one of Parsl's classes.
+
+    Returns
+    -------
+    setup : `~lsst.ctrl.bps.parsl.node.setup.NodeSetup`
+        All that a worker has to know.
+    """
+    own_process = any(kind.__name__ in _ONE_PROCESS_EACH for kind in type(executor).__mro__)
+    # Work Queue and TaskVine count what the jobs of a node have.
+    capacity = {} if own_process else site.get_capacity()
+    return replace(
+        setup,
+        export=site.settings.environment,
+        package=node_package(),
+        shared=True,
+        own_process=own_process,
+        cpus=capacity.get("cpus"),
+        memory=capacity.get("memory"),
+    )
 
 
 @cache
@@ -102,5 +146,6 @@ def _run_on_worker(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) ->
         )
         assert found is not None
         sys.modules[name] = importlib.util.module_from_spec(found)
-    result: dict[str, Any] = importlib.import_module(f"{name}.client").run_job(setup, spec)
+    made = importlib.import_module(f"{name}.setup").NodeSetup(**setup)
+    result: dict[str, Any] = importlib.import_module(f"{name}.client").run_job(made, spec)
     return result

@@ -14,6 +14,7 @@ from ..configuration import get_bps_config_value
 from ..environment import read_job_environments
 from ..errors import DamagedFileError
 from ..job import ParslJob, generic_job
+from ..node.setup import NodeSetup
 from ..paths import SubmitPaths
 from ..plan.command import shell_line
 from ..plan.logs import log_stem
@@ -189,7 +190,7 @@ def _environments_of(plan: Plan, paths: SubmitPaths) -> list[dict[str, Any]]:
     return environments
 
 
-def node_setup(paths: SubmitPaths, cwd: str, site: str = "", *, export: bool = True) -> dict[str, Any]:
+def node_setup(paths: SubmitPaths, cwd: str, site: str = "", *, export: bool = True) -> NodeSetup:
     """Describe the run to the runners.
 
     Parameters
@@ -205,18 +206,17 @@ def node_setup(paths: SubmitPaths, cwd: str, site: str = "", *, export: bool = T
 
     Returns
     -------
-    setup : `dict`
-        As for `~lsst.ctrl.bps.parsl.node.client.RunnerClient`, without the
-        site's ``cpus`` and ``memory``.
+    setup : `~lsst.ctrl.bps.parsl.node.setup.NodeSetup`
+        What every site's have; the rest is as by default.
     """
-    return {
-        "submit_path": str(paths.submit_path),
-        "site": site,
-        "journals": str(paths.journals),
-        "environment": str(paths.environment),
-        "cwd": cwd,
-        "export": export,
-    }
+    return NodeSetup(
+        submit_path=str(paths.submit_path),
+        site=site,
+        journals=str(paths.journals),
+        environment=str(paths.environment),
+        cwd=cwd,
+        export=export,
+    )
 
 
 def job_spec(job: ParslJob, index: int, attempt: int, *, allow_stage: bool = True) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from .listener import RunnerDirectory
 from .pilot import capacity, task_worker, time_left
 from .processes import end_with_parent, start_time, umask
 from .records import RUN_VARIABLE, RUNNER_VARIABLE
+from .setup import NodeSetup
 
 __all__ = ["RunnerClient", "run_job"]
 
@@ -51,18 +52,16 @@ class RunnerClient:
 
     Parameters
     ----------
-    setup : `dict`
-        ``submit_path``; ``site`` (name); ``journals`` and ``environment`` (a directory and a
-        file in it); ``plan`` (its identity); ``cwd``; ``export`` (whether jobs get the environment of
-        prepare, or this process's); ``cpus`` and ``memory`` (MB) that the
-        jobs here may have in total, each a number or `None`; ``warm`` and
-        ``enforce`` (see `~lsst.ctrl.bps.parsl.node.runner.Runner`);
-        ``umask`` (the user's; the driver's own is closed to others);
-        ``shared`` (whether the processes of a pilot share one runner).
+    setup : `NodeSetup`
+        The run and the site.
+    worker : `tuple` [`int`, `int` or `None`], optional
+        The worker that has started this process for one job; see
+        `~lsst.ctrl.bps.parsl.node.pilot.task_worker`.
     """
 
-    def __init__(self, setup: dict[str, Any]) -> None:
+    def __init__(self, setup: NodeSetup, worker: tuple[int, int | None] | None = None) -> None:
         self._setup = setup
+        self._worker = worker
         # Who sends may have to wait for the runner, which may wait for the
         # thread that reads: that one needs the other lock only.
         self._sending = threading.Lock()
@@ -71,9 +70,9 @@ class RunnerClient:
         self._mark = ""
         self._closing = False
         self._notes: list[str] = []
-        self._exported, self._prefix = load_environment(setup["environment"], setup["site"])
+        self._exported, self._prefix = load_environment(setup.environment, setup.site)
         self.process: subprocess.Popen[bytes] | None = None
-        self._socket = self._shared() if setup.get("shared") else self._own()
+        self._socket = self._shared() if setup.shared else self._own()
         self.alive = True
         self._reader = threading.Thread(target=self._serve, name="runner-replies", daemon=True)
         self._reader.start()
@@ -88,9 +87,9 @@ class RunnerClient:
 
     def _shared(self) -> socket.socket:
         """Connect to the runner of this pilot, starting it where needed."""
-        worker = self._setup.get("worker")
+        worker = self._worker
         pilot = worker or (os.getppid(), start_time(os.getppid()))
-        place = RunnerDirectory(self._setup["submit_path"], self._setup["site"], *map(str, pilot))
+        place = RunnerDirectory(self._setup.submit_path, self._setup.site, *map(str, pilot))
         try:
             if connected := place.connect():
                 return connected
@@ -112,20 +111,20 @@ class RunnerClient:
     def _start(self, fd: int, *arguments: str) -> None:
         self._mark = secrets.token_hex(8)
         # A worker may wait until nobody has the output of its task open.
-        output = subprocess.DEVNULL if self._setup.get("own_process") else None
+        output = subprocess.DEVNULL if self._setup.own_process else None
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _START, *arguments],
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, RUN_VARIABLE: self._setup["submit_path"], RUNNER_VARIABLE: self._mark},
+            env={**os.environ, RUN_VARIABLE: self._setup.submit_path, RUNNER_VARIABLE: self._mark},
             stdout=output,
             stderr=output,
         )
 
     def _first_message(self) -> dict[str, Any]:
-        here = without_shape(os.environ) if self._setup.get("shared") else dict(os.environ)
-        if self._setup["export"]:
+        here = without_shape(os.environ) if self._setup.shared else dict(os.environ)
+        if self._setup.export:
             # The submit host's variables, and this session's own.
             own = set(here) - set(capture_environment(here))
             environment = {**self._exported, **{name: here[name] for name in own}}
@@ -133,11 +132,15 @@ class RunnerClient:
             environment = here
         if path := path_with_commands(environment):
             environment["PATH"] = path
-        environment[RUN_VARIABLE] = self._setup["submit_path"]
-        environment["PWD"] = self._setup["cwd"]
-        pool = self._setup.get("shared") and not self._setup.get("own_process")
+        environment[RUN_VARIABLE] = self._setup.submit_path
+        environment["PWD"] = self._setup.cwd
+        pool = self._setup.shared and not self._setup.own_process
         return {
-            **{name: self._setup.get(name) for name in ("journals", "plan", "cwd", "warm", "enforce")},
+            "journals": self._setup.journals,
+            "plan": self._setup.plan,
+            "cwd": self._setup.cwd,
+            "warm": self._setup.warm,
+            "enforce": self._setup.enforce,
             "umask": self._umask(),
             "pool": (os.getppid(), start_time(os.getppid())) if pool else None,
             "environment": environment,
@@ -147,7 +150,7 @@ class RunnerClient:
 
     def _umask(self) -> int | None:
         """Return the jobs' umask: the user's, or what the user set on this node."""
-        users, own = self._setup.get("umask"), umask()
+        users, own = self._setup.umask, umask()
         return own if users is None or own != users | 0o022 else users
 
     def run(self, spec: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +205,7 @@ class RunnerClient:
         self._closing = True
         self._hang_up()
         # One that others use goes on.
-        if self.process is not None and not self._setup.get("shared"):
+        if self.process is not None and not self._setup.shared:
             try:
                 self.process.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -273,12 +276,14 @@ class RunnerClient:
             future.set_result({"lost": why})
 
 
-def client_for(setup: dict[str, Any]) -> RunnerClient:
+def client_for(setup: NodeSetup, worker: tuple[int, int | None] | None = None) -> RunnerClient:
     """Return this process's runner for the jobs of a site, starting it where needed.
 
     Parameters
     ----------
-    setup : `dict`
+    setup : `NodeSetup`
+        The run and the site.
+    worker : `tuple` [`int`, `int` or `None`], optional
         As for `RunnerClient`.
 
     Returns
@@ -286,14 +291,14 @@ def client_for(setup: dict[str, Any]) -> RunnerClient:
     client : `RunnerClient`
         The connection to the runner.
     """
-    key = (setup["submit_path"], setup["site"])
+    key = (setup.submit_path, setup.site)
     with _CLIENTS_LOCK:
         client = _CLIENTS.get(key)
         if client is not None and not client.alive:
             client.close()
             client = None
         if client is None:
-            client = _CLIENTS[key] = RunnerClient(setup)
+            client = _CLIENTS[key] = RunnerClient(setup, worker)
         return client
 
 
@@ -334,13 +339,13 @@ def kill_jobs(submit_path: str, grace: float, upto: int) -> None:
         client.kill(grace, upto)
 
 
-def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[str, Any]:
+def run_job(setup: NodeSetup, spec: dict[str, Any], **parsl: Any) -> dict[str, Any]:
     """Run a job; the function that Parsl is given.
 
     Parameters
     ----------
-    setup : `dict`
-        As for `RunnerClient`.
+    setup : `NodeSetup`
+        The run and the site.
     spec : `dict`
         As for `RunnerClient.run`.
     **parsl : `~typing.Any`
@@ -358,23 +363,22 @@ def run_job(setup: dict[str, Any], spec: dict[str, Any], **parsl: Any) -> dict[s
         Raised with the result if the job failed, and Parsl's monitoring is
         to know (``monitored`` in the setup).
     """
-    if setup.get("shared"):
+    if setup.shared:
         # A worker whose manager was killed would have its jobs run on.
         end_with_parent()
-    if setup.get("own_process"):
-        setup = {**setup, "worker": task_worker()}
-        if os.getpgrp() != os.getpid():
-            # The worker ends the group of a process that it has started, and
-            # may not have made it in time.
-            os.setpgid(0, 0)
-    if spec["n"] <= _REFUSED.get(setup["submit_path"], 0):
+    worker = task_worker() if setup.own_process else None
+    if worker is not None and os.getpgrp() != os.getpid():
+        # The worker ends the group of a process that it has started, and
+        # may not have made it in time.
+        os.setpgid(0, 0)
+    if spec["n"] <= _REFUSED.get(setup.submit_path, 0):
         return {"lost": "ended before it was started"}
     # The driver may be a job of a pilot: beside it, there is no other place.
-    left = time_left() if setup.get("shared") else None
+    left = time_left() if setup.shared else None
     if left is not None and left < spec.get("walltime", 0):
         return {"declined": left}
-    result = client_for(setup).run(spec)
-    if setup.get("monitored") and result.get("exit", 0) != 0:
+    result = client_for(setup, worker).run(spec)
+    if setup.monitored and result.get("exit", 0) != 0:
         # What Parsl's monitoring takes for a failure. A class of ours could
         # not be loaded where this arrives.
         raise RuntimeError(f"exit code {result['exit']}; its output: {spec['stderr']}", result)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from .processes import group, parent, start_time
+from .setup import NodeSetup
 
 __all__ = ["PILOT_END", "capacity", "task_worker", "time_left"]
 
@@ -16,23 +16,23 @@ PILOT_END = "BPS_PARSL_PILOT_END"
 """Environment variable in a pilot: when it ends, in seconds since 1970."""
 
 
-def capacity(setup: dict[str, Any]) -> dict[str, float | None]:
+def capacity(setup: NodeSetup) -> dict[str, float | None]:
     """Return what the jobs here may have: what the site says, or Slurm has granted.
 
     Parameters
     ----------
-    setup : `dict`
-        As for `~lsst.ctrl.bps.parsl.node.client.RunnerClient`.
+    setup : `NodeSetup`
+        The run and the site.
 
     Returns
     -------
     capacity : `dict` [`str`, `float`]
         ``cpus`` and ``memory`` (MB); `None` for no limit.
     """
-    found = {name: setup.get(name) for name in ("cpus", "memory")}
-    if setup.get("shared") and found["memory"] is None:
-        found["memory"] = _slurm_memory(os.environ)
-    return found
+    memory = setup.memory
+    if setup.shared and memory is None:
+        memory = _slurm_memory(os.environ)
+    return {"cpus": setup.cpus, "memory": memory}
 
 
 def _slurm_memory(environ: Mapping[str, str]) -> float | None:
