@@ -123,6 +123,10 @@ class Sides(Node):
         check_same(self.run_warm(*argv, **more), cold)
         return cold
 
+    def is_gone(self) -> bool:
+        """Tell whether no process of the run is left: one that was killed ends a moment later."""
+        return not self.left()
+
     def same_cold(self, *argv: str, **more: Any) -> Outcome:
         """Run a job that nobody can fork."""
         result = self.run(*argv, **more)
@@ -181,4 +185,4 @@ def made(tmp_path: Path) -> Iterator[Callable[..., Sides]]:
     yield make
     for sides in all_sides:
         sides.close()
-        assert sides.left() == []
+        wait_until(sides.is_gone, 60)
