@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 from .errors import StorageError
@@ -28,6 +29,7 @@ __all__ = [
     "read_file",
     "storage_errors",
     "write_atomic",
+    "write_private_text",
 ]
 
 PUBLIC = 0o644
@@ -216,3 +218,27 @@ def write_atomic(path: str | os.PathLike[str], mode: int = PUBLIC) -> Iterator[I
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_private_text(path: Path, text: str, doing: str) -> None:
+    """Write a text that nobody else may read, into a directory of this user's, which is made.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file, which appears whole or not at all.
+    text : `str`
+        What to write.
+    doing : `str`
+        As for `storage_errors`.
+
+    Raises
+    ------
+    StorageError
+        Raised if it cannot be written, or if the directory is another user's.
+    """
+    with storage_errors(path, doing):
+        make_directory(path.parent)
+        check_own(path.parent)
+        with write_atomic(path, PRIVATE) as stream:
+            stream.write(text.encode("utf-8", "surrogateescape"))

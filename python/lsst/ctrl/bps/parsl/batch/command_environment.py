@@ -10,7 +10,6 @@ once more (sbatch(1), squeue(1), scancel(1), srun(1), "ENVIRONMENT VARIABLES").
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 __all__ = ["chosen_clusters", "command_environment", "ignored_options", "step_reset", "taken_out"]
 
@@ -67,13 +66,8 @@ _READ_BY_SRUN = {
 option that does; and what would contradict the ``srun`` of the workers."""
 
 
-def command_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment for commands of batch systems.
-
-    Parameters
-    ----------
-    environ : `~collections.abc.Mapping` [`str`, `str`], optional
-        Environment to look at; this process's by default.
+def command_environment() -> dict[str, str]:
+    """Return this process's environment as commands of batch systems get it.
 
     Returns
     -------
@@ -81,39 +75,25 @@ def command_environment(environ: Mapping[str, str] | None = None) -> dict[str, s
         The variables without those that are options. What finds the batch
         system stays, such as ``SLURM_CONF``.
     """
-    environ = os.environ if environ is None else environ
-    return {name: value for name, value in environ.items() if name in _FINDING or not _is_option(name)}
+    return {
+        name: value for name, value in os.environ.items() if name in _FINDING or not name.startswith(_OPTIONS)
+    }
 
 
-def taken_out(environ: Mapping[str, str] | None = None) -> list[str]:
+def taken_out() -> list[str]:
     """Return the names of the variables that `command_environment` takes out.
-
-    Parameters
-    ----------
-    environ : `~collections.abc.Mapping` [`str`, `str`], optional
-        As for `command_environment`.
 
     Returns
     -------
     names : `list` [`str`]
         The names that a shell can unset.
     """
-    environ = os.environ if environ is None else environ
-    kept = command_environment(environ)
-    return sorted(name for name in environ if name not in kept and name.isidentifier() and name.isascii())
+    kept = command_environment()
+    return sorted(name for name in os.environ if name not in kept and name.isidentifier() and name.isascii())
 
 
-def _is_option(name: str) -> bool:
-    return name.startswith(_OPTIONS)
-
-
-def chosen_clusters(environ: Mapping[str, str] | None = None) -> str | None:
+def chosen_clusters() -> str | None:
     """Return the clusters that the shell has chosen.
-
-    Parameters
-    ----------
-    environ : `~collections.abc.Mapping` [`str`, `str`], optional
-        As for `command_environment`.
 
     Returns
     -------
@@ -122,25 +102,18 @@ def chosen_clusters(environ: Mapping[str, str] | None = None) -> str | None:
         by ``SLURM_CLUSTERS``. Whoever asks for a block writes this down, so
         that the block is found later from any shell.
     """
-    environ = os.environ if environ is None else environ
-    return next((environ[name] for name in _CLUSTERS if environ.get(name)), None)
+    return next((os.environ[name] for name in _CLUSTERS if os.environ.get(name)), None)
 
 
-def ignored_options(environ: Mapping[str, str] | None = None) -> list[str]:
+def ignored_options() -> list[str]:
     """Return the variables by which somebody may want to ask for something.
-
-    Parameters
-    ----------
-    environ : `~collections.abc.Mapping` [`str`, `str`], optional
-        As for `command_environment`.
 
     Returns
     -------
     names : `list` [`str`]
         Names of the options of sbatch that `command_environment` takes out.
     """
-    environ = os.environ if environ is None else environ
-    return sorted(name for name in environ if name.startswith("SBATCH_") and name not in _CLUSTERS)
+    return sorted(name for name in os.environ if name.startswith("SBATCH_") and name not in _CLUSTERS)
 
 
 def step_reset(options: str = "", *, memory: bool = False) -> str:

@@ -80,7 +80,7 @@ def _directive_lines(text: str) -> Iterator[str]:
     for line in script_lines(text):
         if not line.startswith("#"):
             return  # The first command: sbatch reads no further.
-        if line.startswith(f"{_MARK} ") or line.startswith(f"{_MARK}\t"):
+        if line.startswith((f"{_MARK} ", f"{_MARK}\t")):
             yield line.removeprefix(_MARK)
 
 

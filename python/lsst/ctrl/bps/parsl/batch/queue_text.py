@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import SchedulerError, StorageError
-from .pending import Wait, pending
+from .pending import Pending, Wait, pending
 from .pilot_records import read_pilots
 from .slurm_queue import SlurmJob, is_final, list_jobs
 
@@ -79,13 +79,13 @@ def _counts(blocks: list[SlurmJob]) -> str:
 
 def _meanings(blocks: list[SlurmJob]) -> list[str]:
     """Say what the reasons mean, once each."""
-    rows: dict[str, list[SlurmJob]] = {}
+    rows: dict[Pending, list[SlurmJob]] = {}
     for block in blocks:
         if block.state not in _RUNS:
-            rows.setdefault(pending(block.why).reasons, []).append(block)
+            rows.setdefault(pending(block.why), []).append(block)
     lines = []
-    for waiting in rows.values():
-        row, reason = pending(waiting[0].why), waiting[0].why.partition(",")[0]
+    for row, waiting in rows.items():
+        reason = waiting[0].why.partition(",")[0]
         never = "such a block never starts: " if row.wait is Wait.NEVER else ""
         lines.append(f"{reason}: {never}{row.text([block.id for block in waiting])}.")
     return lines

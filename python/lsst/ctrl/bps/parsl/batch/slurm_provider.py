@@ -21,7 +21,7 @@ from parsl.launchers import SrunLauncher
 from parsl.providers import SlurmProvider
 
 from ..errors import SchedulerError
-from ..files import PRIVATE, check_own, make_directory, storage_errors, write_atomic
+from ..files import write_private_text
 from ..settings.types import clock_time
 from .command_environment import chosen_clusters, step_reset
 from .directives import read_directives, script_lines
@@ -33,6 +33,8 @@ __all__ = ["SlurmBlocks", "Srun"]
 
 WORKERS = "BPS_PARSL_WORKERS"
 """Environment variable in a block: the file with what starts its workers."""
+
+_DOING = "write what is submitted"
 
 STATUS_SECONDS = 15
 """Time between two calls of squeue."""
@@ -203,14 +205,6 @@ class SlurmBlocks(SlurmProvider):
         parts = ["#!/bin/bash", head, more, "", workers, self.worker_init.strip(), *setup]
         return "\n".join([*parts, "", launched.strip()]) + "\n"
 
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        with storage_errors(path, "write what is submitted"):
-            make_directory(path.parent)
-            check_own(path.parent)
-            with write_atomic(path, PRIVATE) as stream:
-                stream.write(text.encode("utf-8", "surrogateescape"))
-
     def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:
         """Submit a block.
 
@@ -235,8 +229,9 @@ class SlurmBlocks(SlurmProvider):
         """
         name = re.sub(r"[^\w.-]", "_", f"{job_name}-{secrets.token_hex(3)}")
         mark = f"{self.tag}:{name}"
-        self._write(self.script_path.with_name(f"{name}.workers"), f"{with_temporary_directory(command)}\n")
-        self._write(self.script_path, self.script())
+        workers = f"{with_temporary_directory(command)}\n"
+        write_private_text(self.script_path.with_name(f"{name}.workers"), workers, _DOING)
+        write_private_text(self.script_path, self.script(), _DOING)
         self._record()
         try:
             number = submit_script(str(self.script_path), mark, self.cmd_timeout, self.clusters)

@@ -131,11 +131,12 @@ class Waiting:
 
     def _say(self, label: str, row: Pending, line: str, now: float) -> None:
         """Log a line, unless that was done not long ago."""
-        said = self._said.get((label, row.reasons))
-        if said is not None and now < said.next:
-            return
-        is_again = said is not None and now < said.next + said.pause
-        pause = min(LONGEST_PAUSE, 2 * said.pause) if said is not None and is_again else FIRST_PAUSE
+        said, pause = self._said.get((label, row.reasons)), FIRST_PAUSE
+        if said is not None:
+            if now < said.next:
+                return
+            if now < said.next + said.pause:  # It has lasted since.
+                pause = min(LONGEST_PAUSE, 2 * said.pause)
         self._said[label, row.reasons] = _Saying(now + pause, pause)
         _LOG.log(logging.INFO if row.wait is Wait.PASSES else logging.WARNING, "%s", line)
 
@@ -161,16 +162,16 @@ def _lines(
     item: Blocks, alive: Mapping[str, Block], waiters: Mapping[str, _Waiter], now: float
 ) -> Iterator[tuple[Pending, str]]:
     """Iterate over what there is to say, by rows of the table."""
-    rows: dict[str, list[str]] = {}
+    rows: dict[Pending, list[str]] = {}
     for number, waiter in waiters.items():
         # That a block waits for a moment is nothing to tell.
         if waiter.row.wait is not Wait.PASSES or now - alive[number].asked >= QUIET_SECONDS:
-            rows.setdefault(waiter.row.reasons, []).append(number)
-    for numbers in rows.values():
-        first = waiters[numbers[0]]
+            rows.setdefault(waiter.row, []).append(number)
+    for row, numbers in rows.items():
+        reason = waiters[numbers[0]].status.message
         jobs = [str(item.executor.blocks_to_job_id.get(number, "")) for number in numbers]
         what = f"{len(numbers)} waits" if len(numbers) == 1 else f"{len(numbers)} wait"
-        if first.row.wait is Wait.NEVER:
+        if row.wait is Wait.NEVER:
             what = f"{len(numbers)} will never start"
-        text = first.row.text([job for job in jobs if job])
-        yield first.row, f"Blocks of {item.executor.label}: {what} ({first.status.message}): {text}."
+        text = row.text([job for job in jobs if job])
+        yield row, f"Blocks of {item.executor.label}: {what} ({reason}): {text}."

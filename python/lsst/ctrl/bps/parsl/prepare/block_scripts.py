@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from ..files import PRIVATE, check_own, make_directory, storage_errors, write_atomic
+from ..files import write_private_text
 from ..paths import SubmitPaths
 from ..settings.gen3 import PARSL_CONFIG
 from ..site import SiteConfig
@@ -33,11 +33,7 @@ def write_block_scripts(sites: Iterable[SiteConfig], paths: SubmitPaths) -> None
             if not callable(script):
                 continue  # Workers that are started here, or by a user's own class.
             path = paths.block_script(f"{site.name or PARSL_CONFIG}.{executor.label}")
-            with storage_errors(path, "write the batch script"):
-                make_directory(path.parent)
-                check_own(path.parent)
-                with write_atomic(path, PRIVATE) as stream:
-                    stream.write(script().encode("utf-8", "surrogateescape"))
+            write_private_text(path, script(), "write the batch script")
             names.append(path.name)
     if names:
         where = paths.block_script("x").parent

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 __all__ = [
+    "MEGABYTES",
     "Count",
     "FinalJobPlace",
     "Fraction",
@@ -37,7 +38,9 @@ __all__ = [
 
 SUBMIT_HOST, WORKERS = "submit host", "workers"
 
-_UNITS = {"k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0**2}
+MEGABYTES = {"k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0**2}
+"""MB in the units of memory, by their letters."""
+
 _DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?")
 _HOURS = re.compile(r"\d+\.\d*|\.\d+")
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+)")
@@ -56,8 +59,8 @@ def _size(value: object, unit: str) -> object:
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(?:i?b)?\s*", value, re.IGNORECASE)
     if not match:
         raise ValueError(f'write a number of {unit.upper()}B, or one with a unit, as in "64 GB"')
-    megabytes = float(match.group(1)) * _UNITS[match.group(2).lower() or unit]
-    return megabytes / _UNITS[unit]
+    megabytes = float(match.group(1)) * MEGABYTES[match.group(2).lower() or unit]
+    return megabytes / MEGABYTES[unit]
 
 
 def _seconds(value: object) -> int:

@@ -16,12 +16,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..batch.directives import Directive, read_directives
-from ..settings.types import clock_time, walltime_seconds
+from ..settings.types import MEGABYTES, clock_time, walltime_seconds
 
 __all__ = ["contradictions", "replaced"]
-
-_UNITS = {"": 1.0, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0**2}
-"""MB by sbatch's units of memory."""
 
 _LATER_WINS = {
     "partition": "partition",
@@ -142,4 +139,4 @@ def _seconds(text: str) -> int | None:
 
 def _megabytes(text: str) -> int | None:
     match = re.fullmatch(r"(\d+)([kmgt]?)b?", text.lower())
-    return math.floor(int(match.group(1)) * _UNITS[match.group(2)]) if match else None
+    return math.floor(int(match.group(1)) * MEGABYTES[match.group(2) or "m"]) if match else None
